@@ -1,0 +1,116 @@
+"""The command line: the table of its commands, and the conventions that all of them share.
+
+A command is a function in a module of `debugreg._commands`, decorated with `command`, and a line in `COMMANDS`. It
+returns its exit code, or `None` for 0. What it raises becomes one line on stderr, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+
+from debugreg.errors import DebugregError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+__all__ = ["COMMANDS", "command", "console", "print_json", "run"]
+
+# name: (module of debugreg._commands that has a function of that name, short help)
+COMMANDS = {
+    "decode": ("codec", "Show what the bits of DR7 or DR6 say."),
+    "encode": ("codec", "Show the DR7 that arms a slot."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that knows name and short help of its commands, and imports only the one that runs."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known, rest = super().resolve_command(ctx, args)
+        if known is None or name is None:
+            return name, known, rest
+        module = import_module(f"debugreg._commands.{COMMANDS[name][0]}")
+        return name, getattr(module, name), rest
+
+
+@click.group(
+    cls=_Lazy,
+    commands={name: click.Command(name, short_help=text) for name, (_, text) in COMMANDS.items()},
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExample:\n  debugreg decode 0xd0402",
+)
+@click.version_option(package_name="debugreg", message="%(package)s %(version)s")
+@click.pass_context
+def _cli(ctx: click.Context) -> None:
+    """x86 debug registers, host and guest: which switch policy is safe, and what it costs."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def command(
+    *, example: str, ignore_unknown_options: bool = False
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a function a command: with `--json`, which it gets as `as_json`, and with an example in its help."""
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        with_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+        settings = {"ignore_unknown_options": ignore_unknown_options}
+        return click.command(epilog=f"\b\nExample:\n  {example}", context_settings=settings)(with_json(function))
+
+    return decorate
+
+
+def console() -> Console:
+    """Return stdout for what rich draws: 100 columns, so that a page looks the same in a terminal and in a mail."""
+    from rich.console import Console
+
+    return Console(width=100, highlight=False, emoji=False)
+
+
+def print_json(document: object) -> None:
+    """Print the one document of `--json`."""
+    import json
+
+    click.echo(json.dumps(document))
+
+
+def run() -> int:
+    """Run the command that was asked for.
+
+    Returns:
+        The command's own exit code; 2 for a user's mistake; 130 after Ctrl-C; 1 if nobody reads the output.
+    """
+    try:
+        code: int | None = _cli.main(prog_name="debugreg", standalone_mode=False)
+        print(end="", flush=True)
+    except click.Abort:  # What click makes of KeyboardInterrupt.
+        code = 130
+    except click.UsageError as error:
+        hint = f". Try '{error.ctx.command_path} --help'." if error.ctx else ""
+        code = _mistake(error.format_message().removesuffix(".") + hint)
+    except click.ClickException as error:
+        code = _mistake(error.format_message())
+    except DebugregError as error:
+        code = _mistake(str(error))
+    except BrokenPipeError:
+        # The interpreter flushes once more as it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        code = _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return code or 0
+
+
+def _mistake(message: str) -> int:
+    print("debugreg:", " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,1 @@
+"""The commands, one module for each family; `debugreg._cli` has the table."""

@@ -1,0 +1,296 @@
+//! One CPU's four slots: the transitions of Linux's breakpoint layer, step by step, and the plain form that
+//! performs them on arrays.
+//!
+//! Numbered as in arch/x86/kernel/hw_breakpoint.c (6.17): I1-I6 `arch_install_hw_breakpoint`, U1-U6
+//! `arch_uninstall_hw_breakpoint`, R1-R6 `hw_breakpoint_restore`, S1-S3 and T1 `local_db_save` and
+//! `local_db_restore`. Left out: AMD's address-mask MSRs (I7, U5).
+//!
+//! The order is the point. Arming: shadow, then register (I5 before I6). Disarming: register, then shadow (U4 before
+//! U6). An NMI in between can then err only on the side of "active" (Linux 5.8, 84b6a3491567).
+
+use crate::{Breakpoint, Cost, Dr, Dr6, Dr7, Slot, Steps, Word, encode_dr7, encode_slot};
+
+/// Who holds a slot, as a word of memory.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Owner(pub u32);
+
+impl Owner {
+    /// Nobody.
+    pub const NONE: Owner = Owner(0);
+    /// Announced: kgdb uses the slot, everybody else keeps off it.
+    pub const KGDB: Owner = Owner(u32::MAX);
+
+    #[inline]
+    const fn word(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// The six registers: what is in them, or what should be.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Registers {
+    /// DR0-DR3.
+    pub dr: [u64; 4],
+    /// DR6.
+    pub dr6: u64,
+    /// DR7.
+    pub dr7: u64,
+}
+
+impl Registers {
+    /// After reset and INIT.
+    pub const RESET: Registers = Registers { dr: [0; 4], dr6: Dr6::IDLE.0, dr7: Dr7::RESET.0 };
+
+    /// What is armed: a slot that DR7 does not enable arms nothing, whatever its address.
+    pub fn armed(&self) -> impl Iterator<Item = (Slot, Breakpoint)> + use<> {
+        let Registers { dr, dr7, .. } = *self;
+        let dr7 = Dr7(dr7);
+        Slot::ALL.into_iter().filter(move |&i| dr7.is_armed(i)).map(move |i| (i, dr7.breakpoint(i, dr[i.index()])))
+    }
+
+    /// The value of one register.
+    #[inline]
+    pub fn get(&self, dr: Dr) -> u64 {
+        match dr {
+            Dr::Address(slot) => self.dr[slot.index()],
+            Dr::Status => self.dr6,
+            Dr::Control => self.dr7,
+        }
+    }
+
+    /// Replaces one register.
+    #[inline]
+    pub fn set(&mut self, dr: Dr, value: u64) {
+        match dr {
+            Dr::Address(slot) => self.dr[slot.index()] = value,
+            Dr::Status => self.dr6 = value,
+            Dr::Control => self.dr7 = value,
+        }
+    }
+}
+
+/// Puts a breakpoint into the lowest free slot, or returns `None` and changes nothing.
+#[inline]
+pub fn install<S: Steps>(cpu: &mut S, owner: Owner, bp: Breakpoint) -> Option<Slot> {
+    // I1
+    let slot = find(cpu, Owner::NONE)?;
+    // I2
+    cpu.store(Word::Owner(slot), owner.word());
+    arm(cpu, slot, bp);
+    Some(slot)
+}
+
+/// I3 to I6: arms a slot that is held already.
+#[inline]
+fn arm<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
+    // I3
+    cpu.write_dr(Dr::Address(slot), bp.address);
+    // I4
+    cpu.store(Word::Address(slot), bp.address);
+    // I5: shadow before register
+    cpu.or(Word::Control, encode_dr7(slot, bp.kind, bp.length));
+    // I6
+    let control = cpu.load(Word::Control);
+    cpu.write_dr(Dr::Control, control);
+}
+
+/// Takes a breakpoint out of its slot, or returns `None` and changes nothing. The address stays in the register and
+/// in the shadow, and GE stays in DR7.
+#[inline]
+pub fn uninstall<S: Steps>(cpu: &mut S, owner: Owner, bp: Breakpoint) -> Option<Slot> {
+    // U1
+    let slot = find(cpu, owner)?;
+    // U2
+    cpu.store(Word::Owner(slot), Owner::NONE.word());
+    disarm(cpu, slot, bp);
+    Some(slot)
+}
+
+/// U3 to U6: disarms a slot, whoever holds it.
+#[inline]
+fn disarm<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
+    // U3: only the bits that the breakpoint itself has
+    let tmp = cpu.load(Word::Control) & !encode_slot(slot, bp.kind, bp.length);
+    // U4: register before shadow
+    cpu.write_dr(Dr::Control, tmp);
+    // U6
+    cpu.store(Word::Control, tmp);
+}
+
+/// I1 and U1: the lowest slot that `owner` holds.
+#[inline]
+fn find<S: Steps>(cpu: &mut S, owner: Owner) -> Option<Slot> {
+    Slot::ALL.into_iter().find(|&slot| cpu.load(Word::Owner(slot)) == owner.word())
+}
+
+/// The skip test, `hw_breakpoint_active`: one load and a mask. GE alone is not active.
+#[inline]
+pub fn is_active<S: Steps>(cpu: &mut S) -> bool {
+    cpu.load(Word::Control) & Dr7::GLOBAL_ENABLES != 0
+}
+
+/// Obtains the register content without reading the hardware: what [`refresh`] would put there.
+#[inline]
+pub fn registers<S: Steps>(cpu: &mut S) -> Registers {
+    let dr = Slot::ALL.map(|slot| cpu.load(Word::Address(slot)));
+    Registers { dr, dr6: Dr6::IDLE.0, dr7: cpu.load(Word::Control) | Dr7::FIXED }
+}
+
+/// Refreshes the hardware from the shadow (R1-R6): six writes, no reads, DR7 last.
+#[inline]
+pub fn refresh<S: Steps>(cpu: &mut S) {
+    for slot in Slot::ALL {
+        // R1-R4
+        let address = cpu.load(Word::Address(slot));
+        cpu.write_dr(Dr::Address(slot), address);
+    }
+    // R5
+    cpu.write_dr(Dr::Status, Dr6::IDLE.0);
+    // R6
+    let control = cpu.load(Word::Control);
+    cpu.write_dr(Dr::Control, control);
+}
+
+/// Refreshes only the slots that are enabled, then DR7: what `lean` does instead of [`refresh`].
+#[inline]
+pub fn refresh_enabled<S: Steps>(cpu: &mut S) {
+    let control = Dr7(cpu.load(Word::Control));
+    for slot in Slot::ALL {
+        if control.is_armed(slot) {
+            let address = cpu.load(Word::Address(slot));
+            cpu.write_dr(Dr::Address(slot), address);
+        }
+    }
+    let control = cpu.load(Word::Control);
+    cpu.write_dr(Dr::Control, control);
+}
+
+/// Announces that kgdb uses a slot: from here on nobody's search finds it. One compare-and-swap, so an NMI handler
+/// may do it; whether the slot was free.
+#[inline]
+pub fn reserve<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
+    cpu.compare_exchange(Word::Owner(slot), Owner::NONE.word(), Owner::KGDB.word())
+}
+
+/// Gives an announced slot back; whether it was announced.
+#[inline]
+pub fn release<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
+    cpu.compare_exchange(Word::Owner(slot), Owner::KGDB.word(), Owner::NONE.word())
+}
+
+/// kgdb's breakpoint in a slot that it announced. It enters the shadow like everybody's, so a refresh keeps it.
+#[inline]
+pub fn arm_reserved<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
+    arm(cpu, slot, bp);
+}
+
+/// Takes kgdb's breakpoint out of an announced slot, which stays announced.
+#[inline]
+pub fn disarm_reserved<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
+    disarm(cpu, slot, bp);
+}
+
+/// Disarms everything on the way into an NMI, #MC or kernel #DB handler (S1-S3), and returns what
+/// [`local_db_restore`] needs. Under a hypervisor the shadow alone decides whether DR7 is read at all.
+#[inline]
+pub fn local_db_save<S: Steps>(cpu: &mut S, hypervisor: bool) -> u64 {
+    // S1
+    if hypervisor && !is_active(cpu) {
+        return 0;
+    }
+    // S2
+    let saved = cpu.read_dr(Dr::Control) & !Dr7::FIXED;
+    // S3
+    if saved != 0 {
+        cpu.write_dr(Dr::Control, Dr7::RESET.0);
+    }
+    saved
+}
+
+/// Arms again what [`local_db_save`] found (T1). A snapshot: what was reprogrammed in between is lost.
+#[inline]
+pub fn local_db_restore<S: Steps>(cpu: &mut S, saved: u64) {
+    if saved != 0 {
+        cpu.write_dr(Dr::Control, saved);
+    }
+}
+
+/// The plain form of one CPU: owners, shadow, registers and counters, as arrays.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Bank {
+    /// [`Word::Owner`].
+    pub owner: [Owner; 4],
+    /// [`Word::Address`].
+    pub address: [u64; 4],
+    /// [`Word::Control`].
+    pub control: u64,
+    /// What the registers hold.
+    pub hardware: Registers,
+    /// What it has cost so far.
+    pub cost: Cost,
+}
+
+impl Bank {
+    /// After reset: nobody holds anything.
+    pub const RESET: Bank = Bank {
+        owner: [Owner::NONE; 4],
+        address: [0; 4],
+        control: 0,
+        hardware: Registers::RESET,
+        cost: Cost { dr_writes: 0, dr_reads: 0, vmcs: 0, vm_exits: 0, skips: 0 },
+    };
+}
+
+impl Default for Bank {
+    fn default() -> Self {
+        Bank::RESET
+    }
+}
+
+impl Steps for Bank {
+    #[inline]
+    fn load(&mut self, word: Word) -> u64 {
+        match word {
+            Word::Owner(slot) => self.owner[slot.index()].word(),
+            Word::Address(slot) => self.address[slot.index()],
+            Word::Control => self.control,
+        }
+    }
+
+    #[inline]
+    fn store(&mut self, word: Word, value: u64) {
+        match word {
+            Word::Owner(slot) => self.owner[slot.index()] = Owner(value as u32),
+            Word::Address(slot) => self.address[slot.index()] = value,
+            Word::Control => self.control = value,
+        }
+    }
+
+    #[inline]
+    fn or(&mut self, word: Word, bits: u64) {
+        let value = self.load(word);
+        self.store(word, value | bits);
+    }
+
+    #[inline]
+    fn compare_exchange(&mut self, word: Word, old: u64, new: u64) -> bool {
+        let holds = self.load(word) == old;
+        if holds {
+            self.store(word, new);
+        }
+        holds
+    }
+
+    #[inline]
+    fn write_dr(&mut self, dr: Dr, value: u64) {
+        self.cost.dr_writes += 1;
+        // Bit 10 of DR7 reads as one whatever is written.
+        self.hardware.set(dr, if dr == Dr::Control { value | Dr7::FIXED } else { value });
+    }
+
+    #[inline]
+    fn read_dr(&mut self, dr: Dr) -> u64 {
+        self.cost.dr_reads += 1;
+        self.hardware.get(dr)
+    }
+}

@@ -1,0 +1,382 @@
+//! perf contexts: which counters a task or a CPU has, and when they go into registers and out again.
+//!
+//! The order is always: CPU pinned, task pinned, CPU flexible, task flexible; inside a class by creation. The register
+//! is the lowest free one. Source: kernel/events/core.c (6.12): `ctx_sched_in`, `ctx_sched_out`, `ctx_resched`,
+//! `perf_event_sched_in`, `perf_event_context_sched_out`, `__perf_install_in_context`; order of slots measured on 6.18.
+
+use debugreg::bank;
+
+use crate::counter::{Origin, State};
+use crate::machine::Machine;
+use crate::step::{Mark, On, Probe, owner};
+use crate::{ContextId, CounterId, CpuId, TaskId};
+
+/// Which counters of a context: pinned ones, flexible ones, or both (the kernel's EVENT_PINNED and EVENT_FLEXIBLE).
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Class(u8);
+
+impl Class {
+    pub(crate) const NONE: Class = Class(0);
+    pub(crate) const PINNED: Class = Class(1);
+    pub(crate) const FLEXIBLE: Class = Class(2);
+    pub(crate) const ALL: Class = Class(3);
+
+    const fn and(self, other: Class) -> Class {
+        Class(self.0 & other.0)
+    }
+
+    const fn or(self, other: Class) -> Class {
+        Class(self.0 | other.0)
+    }
+
+    const fn without(self, other: Class) -> Class {
+        Class(self.0 & !other.0)
+    }
+
+    const fn has(self, other: Class) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// The counters of a task or of a CPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    /// Whose; `None` for a CPU's.
+    pub(crate) task: Option<TaskId>,
+    pinned: Vec<CounterId>,
+    flexible: Vec<CounterId>,
+    /// In registers, in the order in which they were put there.
+    pinned_active: Vec<CounterId>,
+    flexible_active: Vec<CounterId>,
+    /// What has been scheduled in.
+    active: Class,
+    /// The context that this one is a clone of, and that one's generation when it was cloned.
+    parent: Option<(ContextId, u64)>,
+    /// Counts additions and removals.
+    generation: u64,
+}
+
+impl Context {
+    pub(crate) fn new(task: Option<TaskId>) -> Context {
+        Context {
+            task,
+            pinned: Vec::new(),
+            flexible: Vec::new(),
+            pinned_active: Vec::new(),
+            flexible_active: Vec::new(),
+            active: Class::NONE,
+            parent: None,
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pinned.is_empty() && self.flexible.is_empty()
+    }
+
+    /// All counters, pinned ones first, each class by creation.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = CounterId> + '_ {
+        self.pinned.iter().chain(&self.flexible).copied()
+    }
+}
+
+impl Machine {
+    /// The part of a task switch that changes debug registers (7.2): everything the leaving task's context has, out;
+    /// everything the coming task's has, in. Two clones of one context are swapped instead, without a register write.
+    pub(crate) fn perf_switch<P: Probe>(&mut self, cpu: CpuId, prev: TaskId, next: TaskId, probe: &mut P) {
+        let (out, into) = (self.task(prev).context, self.task(next).context);
+        if let (Some(out), Some(into)) = (out, into)
+            && self.are_clones(out, into)
+        {
+            self.tasks[prev.index()].context = Some(into);
+            self.tasks[next.index()].context = Some(out);
+            self.contexts[into.index()].task = Some(prev);
+            self.contexts[out.index()].task = Some(next);
+            return;
+        }
+        if let Some(out) = out {
+            self.sched_out(cpu, out, Class::ALL, probe);
+        }
+        if let Some(into) = into
+            && !self.context(into).is_empty()
+        {
+            // CPU-wide flexible counters make room for the task's pinned ones.
+            if !self.context(into).pinned.is_empty() {
+                self.sched_out(cpu, self.cpu(cpu).context, Class::FLEXIBLE, probe);
+            }
+            self.sched_in_all(cpu, Some(into), probe);
+        }
+    }
+
+    /// `context_equiv`: one is the other's clone, or both are clones of a third, and nothing was added since.
+    fn are_clones(&self, a: ContextId, b: ContextId) -> bool {
+        let (left, right) = (self.context(a), self.context(b));
+        match (left.parent, right.parent) {
+            (_, Some((parent, generation))) if parent == a => generation == left.generation,
+            (Some((parent, generation)), _) if parent == b => generation == right.generation,
+            (Some(left), Some(right)) => left == right,
+            _ => false,
+        }
+    }
+
+    /// `perf_event_sched_in`: what is not in yet, in the order of the classes.
+    fn sched_in_all<P: Probe>(&mut self, cpu: CpuId, task: Option<ContextId>, probe: &mut P) {
+        let own = self.cpu(cpu).context;
+        for class in [Class::PINNED, Class::FLEXIBLE] {
+            self.sched_in(cpu, own, class, probe);
+            if let Some(task) = task {
+                self.sched_in(cpu, task, class, probe);
+            }
+        }
+    }
+
+    /// `ctx_sched_in`.
+    fn sched_in<P: Probe>(&mut self, cpu: CpuId, id: ContextId, class: Class, probe: &mut P) {
+        let context = &mut self.contexts[id.index()];
+        if context.is_empty() {
+            return;
+        }
+        let new = class.without(context.active);
+        context.active = context.active.or(class);
+        if context.task.is_some() {
+            self.cpus[cpu.index()].task_context = Some(id);
+        }
+        for class in [Class::PINNED, Class::FLEXIBLE] {
+            if new.has(class) {
+                let count = self.class(id, class).len();
+                for at in 0..count {
+                    let counter = self.class(id, class)[at];
+                    self.sched_in_counter(cpu, id, counter, probe);
+                }
+            }
+        }
+    }
+
+    fn class(&self, id: ContextId, class: Class) -> &[CounterId] {
+        let context = self.context(id);
+        if class == Class::PINNED { &context.pinned } else { &context.flexible }
+    }
+
+    /// `merge_sched_in`: a counter without a register goes to ERROR if it is pinned, and waits if it is flexible.
+    fn sched_in_counter<P: Probe>(&mut self, cpu: CpuId, context: ContextId, id: CounterId, probe: &mut P) {
+        let counter = *self.counter(id);
+        if counter.state != State::Inactive || !counter.fits(cpu) {
+            return;
+        }
+        let mut on = On { machine: self, cpu, probe };
+        on.mark(Mark::Install(id));
+        let installed = bank::install(&mut on, owner(id), counter.info).is_some();
+        let pinned = counter.attr.pinned;
+        if installed {
+            self.counters[id.index()].state = State::Active;
+            let context = &mut self.contexts[context.index()];
+            if pinned { context.pinned_active.push(id) } else { context.flexible_active.push(id) }
+        } else if pinned {
+            self.counters[id.index()].state = State::Error;
+        }
+    }
+
+    /// `ctx_sched_out`: pinned ones first, each class in the order in which it went in.
+    pub(crate) fn sched_out<P: Probe>(&mut self, cpu: CpuId, id: ContextId, class: Class, probe: &mut P) {
+        let context = &mut self.contexts[id.index()];
+        let leaving = context.active.and(class);
+        context.active = context.active.without(class);
+        if context.task.is_some() && context.active == Class::NONE && self.cpus[cpu.index()].task_context == Some(id) {
+            self.cpus[cpu.index()].task_context = None;
+        }
+        if leaving.has(Class::PINNED) {
+            let mut counters = std::mem::take(&mut self.contexts[id.index()].pinned_active);
+            self.uninstall_all(cpu, &mut counters, probe);
+            self.contexts[id.index()].pinned_active = counters;
+        }
+        if leaving.has(Class::FLEXIBLE) {
+            let mut counters = std::mem::take(&mut self.contexts[id.index()].flexible_active);
+            self.uninstall_all(cpu, &mut counters, probe);
+            self.contexts[id.index()].flexible_active = counters;
+        }
+    }
+
+    /// Empties a list of active counters, which is handed back so that it is not allocated anew at every switch.
+    fn uninstall_all<P: Probe>(&mut self, cpu: CpuId, counters: &mut Vec<CounterId>, probe: &mut P) {
+        for counter in counters.drain(..) {
+            self.uninstall(cpu, counter, probe);
+        }
+    }
+
+    fn uninstall<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
+        let info = self.counter(id).info;
+        let mut on = On { machine: self, cpu, probe };
+        on.mark(Mark::Uninstall(id));
+        bank::uninstall(&mut on, owner(id), info);
+        self.counters[id.index()].state = State::Inactive;
+    }
+
+    /// `ctx_resched`: makes room for a counter of this class and schedules everything in again.
+    pub(crate) fn resched<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
+        let counter = self.counter(id);
+        let class = if counter.attr.pinned { Class::ALL } else { Class::FLEXIBLE };
+        let (cpu_wide, pinned) = (counter.target.is_none(), counter.attr.pinned);
+        let task = self.cpu(cpu).task_context.or_else(|| {
+            let context = self.task(self.cpu(cpu).running).context;
+            context.filter(|_| !cpu_wide)
+        });
+        if let Some(task) = task {
+            self.sched_out(cpu, task, class, probe);
+        }
+        let own = self.cpu(cpu).context;
+        if cpu_wide {
+            self.sched_out(cpu, own, class, probe);
+        } else if pinned {
+            self.sched_out(cpu, own, Class::FLEXIBLE, probe);
+        }
+        self.sched_in_all(cpu, task, probe);
+    }
+
+    /// `__perf_install_in_context`: a new counter joins its context, and is scheduled in if that is running.
+    pub(crate) fn add_to_context<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        let counter = *self.counter(id);
+        let context = match (counter.target, counter.cpu) {
+            (Some(task), _) => self.own_context(task),
+            (None, Some(cpu)) => self.cpu(cpu).context,
+            (None, None) => unreachable!("a counter has a task or a CPU"),
+        };
+        self.link(id, context);
+        let cpu = match counter.target {
+            Some(task) if self.is_running(task) => Some(self.task(task).cpu),
+            Some(_) => None,
+            None => counter.cpu,
+        };
+        if let Some(cpu) = cpu {
+            self.resched(cpu, id, probe);
+        }
+    }
+
+    /// The context of a task for an addition: it is nobody's clone any more (`find_get_context`, `unclone_ctx`).
+    fn own_context(&mut self, task: TaskId) -> ContextId {
+        let id = self.task(task).context.unwrap_or_else(|| {
+            let id = ContextId::from(self.contexts.len());
+            self.contexts.push(Context::new(Some(task)));
+            self.tasks[task.index()].context = Some(id);
+            id
+        });
+        let context = &mut self.contexts[id.index()];
+        if context.parent.take().is_some() {
+            context.generation += 1;
+        }
+        id
+    }
+
+    fn link(&mut self, id: CounterId, to: ContextId) {
+        let pinned = self.counter(id).attr.pinned;
+        let context = &mut self.contexts[to.index()];
+        if pinned {
+            context.pinned.push(id)
+        } else {
+            context.flexible.push(id)
+        }
+        context.generation += 1;
+        self.counters[id.index()].context = Some(to);
+    }
+
+    /// Takes a counter off its CPU, if it is on one (`event_sched_out`). The others stay where they are.
+    pub(crate) fn deactivate<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        let counter = *self.counter(id);
+        let (State::Active, Some(context)) = (counter.state, counter.context) else { return };
+        let cpu = match self.context(context).task {
+            Some(task) => self.task(task).cpu,
+            None => counter.cpu.expect("a CPU's counter has a CPU"),
+        };
+        self.uninstall(cpu, id, probe);
+        let context = &mut self.contexts[context.index()];
+        context.pinned_active.retain(|&other| other != id);
+        context.flexible_active.retain(|&other| other != id);
+    }
+
+    /// `perf_event_disable`.
+    pub(crate) fn perf_disable<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        self.deactivate(id, probe);
+        let counter = &mut self.counters[id.index()];
+        counter.enabled = false;
+        counter.state = State::Off;
+    }
+
+    /// `perf_event_enable`: also brings a counter back from ERROR.
+    pub(crate) fn perf_enable<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        let counter = &mut self.counters[id.index()];
+        if !matches!(counter.state, State::Off | State::Error) {
+            return;
+        }
+        counter.enabled = true;
+        counter.state = State::Inactive;
+        let counter = *counter;
+        let Some(context) = counter.context else { return };
+        let cpu = match self.context(context).task {
+            Some(task) if self.is_running(task) => self.task(task).cpu,
+            Some(_) => return,
+            None => counter.cpu.expect("a CPU's counter has a CPU"),
+        };
+        if counter.fits(cpu) {
+            self.resched(cpu, id, probe);
+        }
+    }
+
+    /// Takes a counter out of its context (`perf_remove_from_context`). Closing moves nobody else.
+    pub(crate) fn remove_from_context<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        self.deactivate(id, probe);
+        let Some(from) = self.counters[id.index()].context.take() else { return };
+        let context = &mut self.contexts[from.index()];
+        context.pinned.retain(|&other| other != id);
+        context.flexible.retain(|&other| other != id);
+        context.generation += 1;
+        if context.is_empty() {
+            context.active = Class::NONE;
+            for cpu in &mut self.cpus {
+                cpu.task_context = cpu.task_context.filter(|&task| task != from);
+            }
+        }
+        self.counters[id.index()].state = State::Off;
+    }
+
+    /// Everything of a dying task, out of the registers and out of its context (`perf_event_exit_task`); copies that
+    /// fork made end here, others when their descriptors are closed.
+    pub(crate) fn perf_exit<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
+        let Some(id) = self.tasks[task.index()].context.take() else { return };
+        let cpu = self.task(task).cpu;
+        self.sched_out(cpu, id, Class::ALL, probe);
+        let counters: Vec<_> = self.context(id).counters().collect();
+        for counter in counters {
+            self.remove_from_context(counter, probe);
+            if matches!(self.counter(counter).origin, Origin::Inherited(_)) {
+                self.counters[counter.index()].state = State::Dead;
+            }
+        }
+    }
+
+    /// All host counters out of the registers and back in: what Frederic's mail does around a guest.
+    pub(crate) fn perf_sched_out_cpu<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) {
+        if let Some(task) = self.cpu(cpu).task_context {
+            self.sched_out(cpu, task, Class::ALL, probe);
+        }
+        self.sched_out(cpu, self.cpu(cpu).context, Class::ALL, probe);
+    }
+
+    /// See [`Machine::perf_sched_out_cpu`].
+    pub(crate) fn perf_sched_in_cpu<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) {
+        let task = self.task(self.cpu(cpu).running).context;
+        self.sched_in_all(cpu, task, probe);
+    }
+
+    /// The child's context after fork: copies of the counters with `inherit`, by CPU and then by creation
+    /// (`perf_event_init_context`). A clone if everything was inherited. `copies` are the child's counters.
+    pub(crate) fn inherit_context(&mut self, parent: TaskId, child: TaskId, copies: &[CounterId]) {
+        let Some(from) = self.task(parent).context.filter(|_| !copies.is_empty()) else { return };
+        let to = self.own_context(child);
+        for &copy in copies {
+            self.link(copy, to);
+        }
+        let source = self.context(from);
+        if source.counters().count() == copies.len() {
+            self.contexts[to.index()].parent = Some(source.parent.unwrap_or((from, source.generation)));
+        }
+    }
+}

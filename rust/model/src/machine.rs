@@ -1,0 +1,358 @@
+//! The machine: CPUs, tasks, counters, contexts and vCPUs as one value; an event in, an outcome out.
+
+use debugreg::{Bank, Cost, bank};
+
+use crate::context::Context;
+use crate::counter::Counter;
+use crate::event::{Event, Holder, Misuse, Nmi, Outcome, Refusal};
+use crate::policy::{HostHalf, Policy};
+use crate::step::{Mark, On, Probe, counter_of};
+use crate::task::{Capabilities, Task};
+use crate::vcpu::Vcpu;
+use crate::{ContextId, CounterId, CpuId, Errno, TaskId, VcpuId};
+
+/// Whose virtualisation.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Vendor {
+    /// VMX.
+    Intel,
+    /// SVM.
+    Amd,
+}
+
+impl Vendor {
+    /// As the command line writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Vendor::Intel => "intel",
+            Vendor::Amd => "amd",
+        }
+    }
+}
+
+/// What kind of machine: the keys of a scenario's `machine` line.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Options {
+    /// Number of CPUs.
+    pub cpus: usize,
+    /// Whose virtualisation.
+    pub vendor: Vendor,
+    /// Slots that counters may use, at most 4.
+    pub slots: usize,
+    /// `kernel.perf_event_paranoid`.
+    pub paranoid: i32,
+    /// X86_FEATURE_HYPERVISOR: the host itself is a guest.
+    pub hypervisor: bool,
+    /// Events are delivered by FRED: an NMI does not disarm, and #DB does not go through DR6.
+    pub fred: bool,
+    /// DR6 shows the bits of matching but disabled slots.
+    pub disabled_match: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            cpus: 1,
+            vendor: Vendor::Amd,
+            slots: 4,
+            paranoid: 2,
+            hypervisor: true,
+            fred: false,
+            disabled_match: false,
+        }
+    }
+}
+
+/// One CPU.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    /// Its slots and registers.
+    pub bank: Bank,
+    /// Who runs.
+    pub running: TaskId,
+    /// The vCPU whose guest runs, between VM entry and VM exit.
+    pub guest: Option<VcpuId>,
+    /// The counters bound to it.
+    pub(crate) context: ContextId,
+    /// The task context that is scheduled in (`cpuctx->task_ctx`).
+    pub(crate) task_context: Option<ContextId>,
+}
+
+/// Everything.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What kind of machine.
+    pub options: Options,
+    /// Who decides when registers are switched.
+    pub policy: Policy,
+    pub(crate) cpus: Vec<Cpu>,
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) contexts: Vec<Context>,
+    pub(crate) counters: Vec<Counter>,
+    pub(crate) vcpus: Vec<Vcpu>,
+    /// How many events there have been.
+    pub(crate) clock: u64,
+}
+
+impl Machine {
+    /// A machine after power-on: every CPU idle, nothing set.
+    pub fn new(options: Options, policy: Policy) -> Machine {
+        let cpus = (0..options.cpus).map(|cpu| Cpu {
+            bank: Bank::RESET,
+            running: TaskId::IDLE,
+            guest: None,
+            context: ContextId::from(cpu),
+            task_context: None,
+        });
+        Machine {
+            options,
+            policy,
+            cpus: cpus.collect(),
+            tasks: vec![Task::new(CpuId(0), Capabilities::Root)],
+            contexts: vec![Context::new(None); options.cpus],
+            counters: Vec::new(),
+            vcpus: Vec::new(),
+            clock: 0,
+        }
+    }
+
+    /// A new task, which runs at once if its CPU is idle.
+    pub fn add_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
+        let id = TaskId::from(self.tasks.len());
+        self.tasks.push(Task::new(cpu, capabilities));
+        let cpu = &mut self.cpus[cpu.index()];
+        if cpu.running == TaskId::IDLE {
+            cpu.running = id;
+        }
+        id
+    }
+
+    /// A new task that runs nowhere yet.
+    pub fn add_sleeping_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
+        let id = TaskId::from(self.tasks.len());
+        self.tasks.push(Task::new(cpu, capabilities));
+        id
+    }
+
+    /// A new vCPU, whose thread is `task`.
+    pub fn add_vcpu(&mut self, task: TaskId) -> VcpuId {
+        let id = VcpuId::from(self.vcpus.len());
+        self.vcpus.push(Vcpu::new(task));
+        id
+    }
+
+    /// A CPU.
+    #[inline]
+    pub fn cpu(&self, id: CpuId) -> &Cpu {
+        &self.cpus[id.index()]
+    }
+
+    /// A task.
+    #[inline]
+    pub fn task(&self, id: TaskId) -> &Task {
+        &self.tasks[id.index()]
+    }
+
+    /// A counter.
+    #[inline]
+    pub fn counter(&self, id: CounterId) -> &Counter {
+        &self.counters[id.index()]
+    }
+
+    /// A vCPU.
+    #[inline]
+    pub fn vcpu(&self, id: VcpuId) -> &Vcpu {
+        &self.vcpus[id.index()]
+    }
+
+    #[inline]
+    pub(crate) fn context(&self, id: ContextId) -> &Context {
+        &self.contexts[id.index()]
+    }
+
+    /// How many events there have been.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// How many CPUs there are.
+    pub fn cpu_count(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// Whether a task is on its CPU.
+    #[inline]
+    pub fn is_running(&self, task: TaskId) -> bool {
+        self.cpu(self.task(task).cpu).running == task
+    }
+
+    /// What everything has cost so far.
+    pub fn cost(&self) -> Cost {
+        self.cpus.iter().fold(Cost::default(), |sum, cpu| sum + cpu.bank.cost)
+    }
+
+    /// Performs an event.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if the event makes no sense here; nothing was done then.
+    pub fn apply<P: Probe>(&mut self, event: &Event, probe: &mut P) -> Result<Outcome, Misuse> {
+        let outcome = self.perform(event, probe)?;
+        self.clock += 1;
+        Ok(outcome)
+    }
+
+    fn perform<P: Probe>(&mut self, event: &Event, probe: &mut P) -> Result<Outcome, Misuse> {
+        Ok(match *event {
+            Event::PerfEventOpen { by, attr, task, cpu } => self.perf_event_open(by, attr, task, cpu, probe)?,
+            Event::Close(counter) => self.close(counter, probe)?,
+            Event::Enable(counter) => self.enable(counter, probe)?,
+            Event::Disable(counter) => self.disable(counter, probe)?,
+            Event::Count(counter) => Outcome::Value(self.open_counter(counter)?.count),
+            Event::Modify(counter, changes) => self.modify(counter, changes, probe)?,
+            Event::PtracePoke { tracer, tracee, dr, value } => self.ptrace_poke(tracer, tracee, dr, value, probe)?,
+            Event::PtracePeek { tracer, tracee, dr } => self.ptrace_peek(tracer, tracee, dr)?,
+            Event::Attach { tracer, tracee } => self.attach(tracer, tracee)?,
+            Event::Detach { tracer, tracee } => self.detach(tracer, tracee)?,
+            Event::Fork { parent, child } => self.fork(parent, child)?,
+            Event::Exec(task) => self.exec(task, probe)?,
+            Event::Exit(task) => self.exit(task, probe)?,
+            Event::Migrate(task, cpu) => self.migrate(task, cpu, probe)?,
+            Event::TaskAccess { task, access, kernel } => self.task_access(task, access, kernel, probe)?,
+            Event::GuestAccess { vcpu, access, emulated } => self.guest_access(vcpu, access, emulated, probe)?,
+            Event::MovToDr { vcpu, dr, value, cpl } => self.mov_to_dr(vcpu, dr, value, cpl, probe)?,
+            Event::MovFromDr { vcpu, dr, cpl } => self.mov_from_dr(vcpu, dr, cpl, probe)?,
+            Event::SchedSwitch(cpu, next) => {
+                self.host_cpu(cpu)?;
+                if next != TaskId::IDLE {
+                    self.alive(next)?;
+                    if self.task(next).cpu != cpu {
+                        return Err(Misuse::OtherCpu(next, self.task(next).cpu));
+                    }
+                }
+                self.sched_switch(cpu, next, probe);
+                Outcome::Ok
+            }
+            Event::Registers(cpu) => Outcome::Registers(bank::registers(&mut On { machine: self, cpu, probe })),
+            Event::Refresh(cpu) => {
+                self.host_cpu(cpu)?;
+                bank::refresh(&mut On { machine: self, cpu, probe });
+                Outcome::Ok
+            }
+            Event::Hardware(cpu) => Outcome::Registers(self.cpu(cpu).bank.hardware),
+            Event::Owed(cpu) => Outcome::Registers(self.owed_registers(cpu)),
+            Event::Slots(cpu) => Outcome::Slots(self.slots(cpu)),
+            Event::Nmi(cpu, what) => self.nmi(cpu, what, probe),
+            Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe)?,
+            Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe)?,
+            Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe)?,
+            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu)?,
+            Event::SetDebugregs { vcpu, dr, dr6, dr7 } => self.set_debugregs(vcpu, dr, dr6, dr7, probe)?,
+            Event::Init(vcpu) => self.init(vcpu, probe)?,
+        })
+    }
+
+    /// A task switch. The hook counts as skipped if it touched no register.
+    pub fn sched_switch<P: Probe>(&mut self, cpu: CpuId, next: TaskId, probe: &mut P) {
+        let prev = std::mem::replace(&mut self.cpus[cpu.index()].running, next);
+        let before = self.cpu(cpu).bank.cost.touched();
+        if prev != next {
+            match self.policy.host {
+                HostHalf::Perf => self.perf_switch(cpu, prev, next, probe),
+                HostHalf::Thread => self.thread_switch(cpu, next, probe),
+            }
+        }
+        self.count_skip(cpu, before);
+    }
+
+    /// Counts a hook call that neither executed a MOV DR nor accessed the VMCS or VMCB.
+    #[inline]
+    pub(crate) fn count_skip(&mut self, cpu: CpuId, touched_before: u64) {
+        let cost = &mut self.cpus[cpu.index()].bank.cost;
+        cost.skips += u64::from(cost.touched() == touched_before);
+    }
+
+    /// Who holds which slot.
+    pub fn slots(&self, cpu: CpuId) -> [Holder; 4] {
+        let announced = self.cpu(cpu).bank.owner.map(|owner| owner == debugreg::Owner::KGDB);
+        let owners = match self.policy.host {
+            HostHalf::Perf => self.cpu(cpu).bank.owner.map(counter_of),
+            HostHalf::Thread => self.task(self.cpu(cpu).running).thread.owner,
+        };
+        std::array::from_fn(|i| match owners[i] {
+            Some(counter) => Holder::Counter(counter),
+            None if announced[i] => Holder::Kgdb,
+            None => Holder::Nobody,
+        })
+    }
+
+    /// An NMI: with IDT delivery everything is disarmed while the handler runs (10).
+    fn nmi<P: Probe>(&mut self, cpu: CpuId, what: Nmi, probe: &mut P) -> Outcome {
+        let Options { hypervisor, fred, .. } = self.options;
+        let saved = if fred { 0 } else { bank::local_db_save(&mut On { machine: self, cpu, probe }, hypervisor) };
+        let outcome = match what {
+            Nmi::Plain => Outcome::Ok,
+            Nmi::KgdbAnnounce(slot) => self.kgdb_announce(cpu, slot, probe),
+            Nmi::KgdbRelease(slot) => match slot_of(slot) {
+                Some(slot) if bank::release(&mut On { machine: self, cpu, probe }, slot) => Outcome::Ok,
+                _ => Outcome::Refused(Refusal::new(Errno::EINVAL, "kgdb has not announced that slot")),
+            },
+        };
+        bank::local_db_restore(&mut On { machine: self, cpu, probe }, saved);
+        outcome
+    }
+
+    /// kgdb says that it uses a slot. Counted like a counter bound to the CPU, and claimed by compare-and-swap.
+    fn kgdb_announce<P: Probe>(&mut self, cpu: CpuId, slot: u8, probe: &mut P) -> Outcome {
+        let Some(slot) = slot_of(slot) else {
+            return Outcome::Refused(Refusal::new(Errno::EINVAL, "there are slots 0 to 3"));
+        };
+        if let Err(refusal) = self.reserve(None, Some(cpu)) {
+            return Outcome::Refused(refusal);
+        }
+        if bank::reserve(&mut On { machine: self, cpu, probe }, slot) {
+            Outcome::Ok
+        } else {
+            let holders = counter_of(self.cpu(cpu).bank.owner[slot.index()]).into_iter().collect();
+            Outcome::Refused(Refusal { errno: Errno::EBUSY, rule: "somebody holds that slot right now", holders })
+        }
+    }
+
+    /// Says that the hardware is refreshed, for those who compare with a traced kernel.
+    pub(crate) fn refresh_marked<P: Probe>(on: &mut On<'_, P>) {
+        on.mark(Mark::Restore);
+        bank::refresh(on);
+    }
+
+    pub(crate) fn alive(&self, task: TaskId) -> Result<(), Misuse> {
+        if self.task(task).alive { Ok(()) } else { Err(Misuse::Exited(task)) }
+    }
+
+    /// The CPU on which a task runs, in host context.
+    pub(crate) fn running_on(&self, task: TaskId) -> Result<CpuId, Misuse> {
+        self.alive(task)?;
+        if !self.is_running(task) {
+            return Err(Misuse::NotRunning(task));
+        }
+        let cpu = self.task(task).cpu;
+        self.host_cpu(cpu)?;
+        Ok(cpu)
+    }
+
+    /// A CPU is not inside a guest.
+    pub(crate) fn host_cpu(&self, cpu: CpuId) -> Result<(), Misuse> {
+        match self.cpu(cpu).guest {
+            Some(guest) => Err(Misuse::InGuest(cpu, guest)),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn open_counter(&self, id: CounterId) -> Result<&Counter, Misuse> {
+        let counter = self.counter(id);
+        if counter.is_live() { Ok(counter) } else { Err(Misuse::Closed(id)) }
+    }
+}
+
+fn slot_of(index: u8) -> Option<debugreg::Slot> {
+    debugreg::Slot::new(usize::from(index))
+}

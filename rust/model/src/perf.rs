@@ -1,0 +1,240 @@
+//! `perf_event_open` and the ioctls of a breakpoint counter, with the checks in the kernel's order.
+//!
+//! Source: `perf_event_open`, `perf_event_modify_breakpoint` (kernel/events/core.c) and
+//! `modify_user_hw_breakpoint_check` (kernel/events/hw_breakpoint.c), 6.17; precedence measured on 6.18: ENOSPC comes
+//! before a bad length and before a forbidden target.
+
+use crate::counter::{Attr, Changes, Counter, Origin, State, parse};
+use crate::event::{Errno, Misuse, Outcome, Refusal};
+use crate::machine::Machine;
+use crate::policy::HostHalf;
+use crate::step::Probe;
+use crate::task::Capabilities;
+use crate::{CounterId, CpuId, TaskId};
+
+impl Machine {
+    /// Opens a breakpoint counter.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`] if the caller has exited or the policy's kernel has no such counter.
+    pub(crate) fn perf_event_open<P: Probe>(
+        &mut self,
+        by: TaskId,
+        attr: Attr,
+        task: Option<TaskId>,
+        cpu: Option<CpuId>,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        self.alive(by)?;
+        if self.policy.host == HostHalf::Thread && task.is_none() {
+            return Err(Misuse::NotExpressible("cpu-wide breakpoints came with perf in 2.6.33"));
+        }
+        Ok(match self.open(by, attr, task, cpu, probe) {
+            Ok(counter) => Outcome::Bound(counter),
+            Err(refusal) => Outcome::Refused(refusal),
+        })
+    }
+
+    fn open<P: Probe>(
+        &mut self,
+        by: TaskId,
+        attr: Attr,
+        task: Option<TaskId>,
+        cpu: Option<CpuId>,
+        probe: &mut P,
+    ) -> Result<CounterId, Refusal> {
+        let caller = self.task(by).capabilities;
+        // 4
+        if !attr.exclude_kernel && self.options.paranoid > 1 && caller == Capabilities::None {
+            return Err(Refusal::new(
+                Errno::EACCES,
+                "exclude_kernel=0 needs CAP_PERFMON while perf_event_paranoid is above 1",
+            ));
+        }
+        // 11, 12: a slot first, then everything about the address
+        self.reserve(task, cpu)?;
+        let info = parse(&attr, caller)?;
+        // 13
+        if let Some(task) = task
+            && caller == Capabilities::None
+            && self.task(task).capabilities != Capabilities::None
+        {
+            return Err(Refusal::new(Errno::EACCES, "another user's task needs CAP_PERFMON (ptrace_may_access)"));
+        }
+        // 14
+        if task.is_none() && self.options.paranoid > 0 && caller == Capabilities::None {
+            return Err(Refusal::new(
+                Errno::EACCES,
+                "a cpu-wide counter needs CAP_PERFMON while perf_event_paranoid is above 0",
+            ));
+        }
+        // 15
+        if task.is_some_and(|task| !self.task(task).alive) {
+            return Err(Refusal::new(Errno::ESRCH, "the task has exited"));
+        }
+        let id = self.create(attr, info, task, cpu, Origin::Perf);
+        self.tasks[by.index()].descriptors.push(id);
+        self.activate(id, probe);
+        Ok(id)
+    }
+
+    /// A new counter that holds its slot and is in no context yet.
+    pub(crate) fn create(
+        &mut self,
+        attr: Attr,
+        info: debugreg::Breakpoint,
+        target: Option<TaskId>,
+        cpu: Option<CpuId>,
+        origin: Origin,
+    ) -> CounterId {
+        let id = CounterId::from(self.counters.len());
+        self.counters.push(Counter {
+            attr,
+            info,
+            target,
+            cpu,
+            context: None,
+            enabled: !attr.disabled,
+            state: if attr.disabled { State::Off } else { State::Inactive },
+            count: 0,
+            origin,
+            since: self.clock,
+        });
+        id
+    }
+
+    /// Lets a new counter join those that are scheduled.
+    pub(crate) fn activate<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        match self.policy.host {
+            HostHalf::Perf => self.add_to_context(id, probe),
+            HostHalf::Thread => self.thread_arm(id, probe),
+        }
+    }
+
+    /// Closes the last descriptor of a counter.
+    pub(crate) fn close<P: Probe>(&mut self, id: CounterId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.open_counter(id)?;
+        for task in &mut self.tasks {
+            task.descriptors.retain(|&other| other != id);
+        }
+        self.release(id, probe);
+        Ok(Outcome::Ok)
+    }
+
+    /// Ends a counter and the copies that fork made of it, and gives the slots back.
+    pub(crate) fn release<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        let copies = (0..self.counters.len()).map(CounterId::from);
+        let copies = copies.filter(|&copy| self.counter(copy).is_live() && self.is_copy_of(copy, id));
+        for copy in copies.collect::<Vec<_>>() {
+            self.end(copy, probe);
+        }
+        self.end(id, probe);
+    }
+
+    fn is_copy_of(&self, copy: CounterId, of: CounterId) -> bool {
+        matches!(self.counter(copy).origin, Origin::Inherited(original) if original == of)
+    }
+
+    fn end<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        match self.policy.host {
+            HostHalf::Perf => self.remove_from_context(id, probe),
+            HostHalf::Thread => self.thread_release(id, probe),
+        }
+        let counter = &mut self.counters[id.index()];
+        counter.state = State::Dead;
+        counter.enabled = false;
+    }
+
+    /// `PERF_EVENT_IOC_ENABLE`.
+    pub(crate) fn enable<P: Probe>(&mut self, id: CounterId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.open_counter(id)?;
+        self.for_each_copy(id, |machine, copy| machine.enable_one(copy, probe));
+        Ok(Outcome::Ok)
+    }
+
+    /// `PERF_EVENT_IOC_DISABLE`: the slot stays taken.
+    pub(crate) fn disable<P: Probe>(&mut self, id: CounterId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.open_counter(id)?;
+        self.for_each_copy(id, |machine, copy| machine.disable_one(copy, probe));
+        Ok(Outcome::Ok)
+    }
+
+    fn for_each_copy(&mut self, id: CounterId, mut act: impl FnMut(&mut Machine, CounterId)) {
+        act(self, id);
+        for copy in (0..self.counters.len()).map(CounterId::from) {
+            if self.counter(copy).is_live() && self.is_copy_of(copy, id) {
+                act(self, copy);
+            }
+        }
+    }
+
+    pub(crate) fn enable_one<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        match self.policy.host {
+            HostHalf::Perf => self.perf_enable(id, probe),
+            HostHalf::Thread => self.thread_arm_again(id, probe),
+        }
+    }
+
+    pub(crate) fn disable_one<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        match self.policy.host {
+            HostHalf::Perf => self.perf_disable(id, probe),
+            HostHalf::Thread => {
+                self.thread_disarm(id, probe);
+                let counter = &mut self.counters[id.index()];
+                counter.enabled = false;
+                counter.state = State::Off;
+            }
+        }
+    }
+
+    /// `PERF_EVENT_IOC_MODIFY_ATTRIBUTES`.
+    pub(crate) fn modify<P: Probe>(
+        &mut self,
+        id: CounterId,
+        changes: Changes,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        let attr = self.open_counter(id)?.attr;
+        let wanted = match changes.applied_to(attr) {
+            Ok(wanted) => wanted,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        // The caller is one who has a descriptor.
+        let caller = self.tasks.iter().find(|task| task.descriptors.contains(&id));
+        let caller = caller.map_or(Capabilities::Root, |task| task.capabilities);
+        let mut result = Outcome::Ok;
+        self.for_each_copy(id, |machine, copy| {
+            if let (Err(refusal), Outcome::Ok) = (machine.modify_one(copy, wanted, caller, probe), &result) {
+                result = Outcome::Refused(refusal);
+            }
+        });
+        Ok(result)
+    }
+
+    /// `modify_user_hw_breakpoint`: disable, parse into a local, commit, enable. On an error the old settings stay, and
+    /// the counter runs again only if its last accepted `attr.disabled` was 0: a counter that was enabled by ioctl stays
+    /// off (M7).
+    pub(crate) fn modify_one<P: Probe>(
+        &mut self,
+        id: CounterId,
+        wanted: Attr,
+        caller: Capabilities,
+        probe: &mut P,
+    ) -> Result<(), Refusal> {
+        // 1
+        self.disable_one(id, probe);
+        // 2 to 4
+        let parsed = parse(&wanted, caller);
+        if let Ok(info) = parsed {
+            let counter = &mut self.counters[id.index()];
+            counter.attr = wanted;
+            counter.info = info;
+        }
+        // 5
+        if !self.counter(id).attr.disabled {
+            self.enable_one(id, probe);
+        }
+        parsed.map(|_| ())
+    }
+}

@@ -1,0 +1,29 @@
+//! Jan Kiszka's wish in the mail of September 2009: "we wanted to avoid sched-out activity".
+//!
+//! On the way out nothing is written unless the guest has breakpoints; on the way back the hardware is refreshed iff the
+//! shadow is active or guest values were loaded. The price of the wish as written: host breakpoints stay armed up to
+//! the entry itself (H-05). A guest's own accesses are emulated one by one, as all of KVM did then.
+
+use debugreg::{Dr, Steps, bank};
+
+use super::{Delta, common};
+use crate::machine::Machine;
+use crate::step::{Kvm, Probe};
+
+pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    let loads = kvm.vcpu().bp_enabled;
+    kvm.vcpu().loaded = loads;
+    if loads {
+        kvm.load_addresses();
+    } else if !kvm.has(Delta::H05) && bank::is_active(&mut kvm.host) {
+        let disarmed = kvm.disarmed();
+        kvm.host.write_dr(Dr::Control, disarmed);
+    }
+    common::load_dr6(kvm);
+}
+
+pub(super) fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    if bank::is_active(&mut kvm.host) || kvm.vcpu().loaded {
+        Machine::refresh_marked(&mut kvm.host);
+    }
+}

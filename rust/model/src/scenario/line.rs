@@ -1,0 +1,347 @@
+//! One event of a line: `ACTOR EVENT ARGS [KEY=VALUE]...`.
+
+use debugreg::trip::{Access, What};
+
+use super::ScenarioError;
+use super::lex::{Word, Words, parse_number};
+use super::names::{Named, Names, cpu_number};
+use crate::{Attr, BpType, Changes, CounterId, CpuId, DrAccess, Event, ExitReason, GuestDebug, Nmi, TaskId, VcpuId};
+
+const TASK_EVENTS: &str =
+    "perf_event_open, ptrace_poke, ptrace_peek, attach, detach, fork, exec, exit, migrate, load, store, execute";
+const COUNTER_EVENTS: &str = "close, enable, disable, count, modify";
+const VCPU_EVENTS: &str = "vm_entry, vm_exit, load, store, execute, io, mov_to_dr, mov_from_dr, set_guest_debug, \
+                           get_debugregs, set_debugregs, init";
+const CPU_EVENTS: &str = "sched_switch, registers, refresh, hardware, owed, slots, nmi";
+
+/// Reads an event up to `@`, `=>` or the end.
+pub(super) fn parse_event(words: &mut Words<'_>, names: &mut Names) -> Result<Event, ScenarioError> {
+    let actor = words.expect("an actor")?;
+    let named = names.get(actor.text);
+    if named.is_none() && cpu_number(actor.text).is_none() {
+        return Err(actor.error(format!("found '{}', allowed is an actor: {}", actor.text, names.actors_listed())));
+    }
+    let event = words.expect("an event")?;
+    match named {
+        Some(Named::Task(task)) => task_event(task, event, words, names),
+        Some(Named::Counter(counter)) => counter_event(counter, event, words),
+        Some(Named::Vcpu(vcpu)) => vcpu_event(vcpu, event, words),
+        None => cpu_event(names.cpu(actor)?, event, words, names),
+    }
+}
+
+fn unknown(event: Word<'_>, of: &str, allowed: &str) -> ScenarioError {
+    event.error(format!("found '{}', allowed events of {of} are {allowed}", event.text))
+}
+
+fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut Names) -> Result<Event, ScenarioError> {
+    let parsed = match event.text {
+        "perf_event_open" => perf_event_open(task, words, names)?,
+        "ptrace_poke" => {
+            let tracee = names.task_of(words.expect("the tracee")?)?;
+            let dr = dr_name(words.expect("a register")?)?;
+            let value = words.expect("a value")?.number("the value")?;
+            Event::PtracePoke { tracer: task, tracee, dr, value }
+        }
+        "ptrace_peek" => {
+            let tracee = names.task_of(words.expect("the tracee")?)?;
+            let dr = dr_name(words.expect("a register")?)?;
+            Event::PtracePeek { tracer: task, tracee, dr }
+        }
+        "attach" => Event::Attach { tracer: task, tracee: names.task_of(words.expect("the tracee")?)? },
+        "detach" => Event::Detach { tracer: task, tracee: names.task_of(words.expect("the tracee")?)? },
+        "fork" => Event::Fork { parent: task, child: names.add_task(words.expect("the child's name")?)? },
+        "exec" => Event::Exec(task),
+        "exit" => Event::Exit(task),
+        "migrate" => Event::Migrate(task, names.cpu(words.expect("a CPU")?)?),
+        "load" | "store" | "execute" => {
+            let access = access(event, words)?;
+            let [mode] = Arguments::read(words, &["mode"], &[])?.values;
+            let kernel = match mode {
+                None => false,
+                Some((_, "kernel")) => true,
+                Some((_, "user")) => false,
+                Some((word, text)) => {
+                    return Err(word.error(format!("mode: found '{text}', allowed are kernel and user")));
+                }
+            };
+            Event::TaskAccess { task, access, kernel }
+        }
+        _ => return Err(unknown(event, "a task", TASK_EVENTS)),
+    };
+    Ok(parsed)
+}
+
+fn counter_event(counter: CounterId, event: Word<'_>, words: &mut Words<'_>) -> Result<Event, ScenarioError> {
+    Ok(match event.text {
+        "close" => Event::Close(counter),
+        "enable" => Event::Enable(counter),
+        "disable" => Event::Disable(counter),
+        "count" => Event::Count(counter),
+        "modify" => {
+            const KEYS: [&str; 7] =
+                ["bp_type", "bp_addr", "bp_len", "disabled", "pinned", "exclude_user", "exclude_kernel"];
+            let arguments = Arguments::<7>::read(words, &KEYS, &[])?;
+            let flag = |at: usize| {
+                arguments.number(KEYS, at)?.map(|value| bit(arguments.word(at), KEYS[at], value)).transpose()
+            };
+            Event::Modify(
+                counter,
+                Changes {
+                    bp_type: arguments.values[0].map(bp_type).transpose()?,
+                    bp_addr: arguments.number(KEYS, 1)?,
+                    bp_len: arguments.number(KEYS, 2)?,
+                    disabled: flag(3)?,
+                    pinned: flag(4)?,
+                    exclude_user: flag(5)?,
+                    exclude_kernel: flag(6)?,
+                },
+            )
+        }
+        _ => return Err(unknown(event, "a counter", COUNTER_EVENTS)),
+    })
+}
+
+fn bit(word: Word<'_>, key: &str, value: u64) -> Result<bool, ScenarioError> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(word.error(format!("{key}: found {value}, allowed are 0 and 1"))),
+    }
+}
+
+fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Event, ScenarioError> {
+    Ok(match event.text {
+        "vm_entry" => Event::VmEntry(vcpu),
+        "vm_exit" => {
+            let [reason] = Arguments::<1>::read(words, &["reason"], &[])?.values;
+            Event::VmExit(vcpu, exit_reason(reason.map(|(_, text)| text)))
+        }
+        "load" | "store" | "execute" => {
+            let access = access(event, words)?;
+            let emulated = Arguments::<0>::read(words, &[], &["emulated"])?.flags.contains(&"emulated");
+            Event::GuestAccess { vcpu, access, emulated }
+        }
+        "io" => {
+            let address = words.expect("a port")?.number("the port")?;
+            let bytes = length(words.expect("a length")?)?;
+            // The language has no way to set CR4.DE, and KVM intercepts the instruction anyway.
+            let what = What::Io { debug_extensions: false };
+            Event::GuestAccess { vcpu, access: Access { what, address, bytes }, emulated: true }
+        }
+        "mov_to_dr" | "mov_from_dr" => {
+            let word = words.expect("a register number")?;
+            let dr = word.number("the register")?;
+            let dr = u8::try_from(dr).ok().filter(|&dr| dr < 16);
+            let dr =
+                dr.ok_or_else(|| word.error(format!("found {}, allowed is a register number: 0 to 15", word.text)))?;
+            let value = match event.text {
+                "mov_to_dr" => Some(words.expect("a value")?.number("the value")?),
+                _ => None,
+            };
+            let arguments = Arguments::<1>::read(words, &["cpl"], &[])?;
+            let cpl = arguments.number(["cpl"], 0)?.unwrap_or(0);
+            let cpl = u8::try_from(cpl).ok().filter(|&cpl| cpl < 4);
+            let cpl = cpl.ok_or_else(|| arguments.word(0).error("cpl: allowed is 0 to 3"))?;
+            match value {
+                Some(value) => Event::MovToDr { vcpu, dr, value, cpl },
+                None => Event::MovFromDr { vcpu, dr, cpl },
+            }
+        }
+        "set_guest_debug" => set_guest_debug(vcpu, words)?,
+        "get_debugregs" => Event::GetDebugregs(vcpu),
+        "set_debugregs" => {
+            const KEYS: [&str; 6] = ["dr0", "dr1", "dr2", "dr3", "dr6", "dr7"];
+            let arguments = Arguments::<6>::read(words, &KEYS, &[])?;
+            let mut dr = [None; 4];
+            for (at, value) in dr.iter_mut().enumerate() {
+                *value = arguments.number(KEYS, at)?;
+            }
+            Event::SetDebugregs { vcpu, dr, dr6: arguments.number(KEYS, 4)?, dr7: arguments.number(KEYS, 5)? }
+        }
+        "init" => Event::Init(vcpu),
+        _ => return Err(unknown(event, "a vCPU", VCPU_EVENTS)),
+    })
+}
+
+/// Reasons that the debug registers care about, and a few that they do not.
+fn exit_reason(text: Option<&str>) -> ExitReason {
+    match text {
+        Some("dr") => ExitReason::DrAccess(DrAccess { dr: 7, write: None }),
+        Some("db") => ExitReason::Db(None),
+        Some("fastpath") => ExitReason::Fastpath,
+        Some("intr") => ExitReason::Other("intr"),
+        Some("nmi") => ExitReason::Other("nmi"),
+        Some("hlt") => ExitReason::Other("hlt"),
+        None | Some("io") => ExitReason::Other("io"),
+        Some(_) => ExitReason::Other("other"),
+    }
+}
+
+fn set_guest_debug(vcpu: VcpuId, words: &mut Words<'_>) -> Result<Event, ScenarioError> {
+    const KEYS: [&str; 5] = ["dr0", "dr1", "dr2", "dr3", "dr7"];
+    const FLAGS: [(&str, u32); 5] = [
+        ("enable", GuestDebug::ENABLE),
+        ("step", GuestDebug::SINGLESTEP),
+        ("sw", GuestDebug::USE_SW_BP),
+        ("hw", GuestDebug::USE_HW_BP),
+        ("inject_db", GuestDebug::INJECT_DB),
+    ];
+    let arguments = Arguments::<5>::read(words, &KEYS, &FLAGS.map(|(name, _)| name))?;
+    let mut debug = GuestDebug::default();
+    for (name, bit) in FLAGS {
+        debug.control |= if arguments.flags.contains(&name) { bit } else { 0 };
+    }
+    for (at, value) in debug.dr.iter_mut().enumerate() {
+        *value = arguments.number(KEYS, at)?.unwrap_or(0);
+    }
+    debug.dr7 = arguments.number(KEYS, 4)?.unwrap_or(0);
+    Ok(Event::SetGuestDebug(vcpu, debug))
+}
+
+fn cpu_event(cpu: CpuId, event: Word<'_>, words: &mut Words<'_>, names: &Names) -> Result<Event, ScenarioError> {
+    Ok(match event.text {
+        "sched_switch" => {
+            let next = words.expect("a task or idle")?;
+            let next = if next.text == "idle" { TaskId::IDLE } else { names.task_of(next)? };
+            Event::SchedSwitch(cpu, next)
+        }
+        "registers" => Event::Registers(cpu),
+        "refresh" => Event::Refresh(cpu),
+        "hardware" => Event::Hardware(cpu),
+        "owed" => Event::Owed(cpu),
+        "slots" => Event::Slots(cpu),
+        "nmi" => Event::Nmi(cpu, nmi(words)?),
+        _ => return Err(unknown(event, "a CPU", CPU_EVENTS)),
+    })
+}
+
+fn nmi(words: &mut Words<'_>) -> Result<Nmi, ScenarioError> {
+    let Some(action) = words.peek().filter(|word| word.text != "=>" && !word.text.starts_with('@')) else {
+        return Ok(Nmi::Plain);
+    };
+    words.next();
+    let make = match action.text {
+        "kgdb_announce" => Nmi::KgdbAnnounce,
+        "kgdb_release" => Nmi::KgdbRelease,
+        text => return Err(action.error(format!("found '{text}', allowed are kgdb_announce N and kgdb_release N"))),
+    };
+    let word = words.expect("a slot")?;
+    let slot = word.number("the slot")?;
+    let slot = u8::try_from(slot).ok().filter(|&slot| slot < 4);
+    Ok(make(slot.ok_or_else(|| word.error(format!("found {}, allowed is a slot: 0 to 3", word.text)))?))
+}
+
+fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<Event, ScenarioError> {
+    const KEYS: [&str; 4] = ["bp_type", "bp_addr", "bp_len", "on"];
+    const FLAGS: [&str; 5] = ["pinned", "disabled", "inherit", "exclude_user", "exclude_kernel"];
+    let arguments = Arguments::<4>::read(words, &KEYS, &FLAGS)?;
+    let missing = |key: &str| words.error(format!("perf_event_open needs {key}="));
+    let flag = |name: &str| arguments.flags.contains(&name);
+    let attr = Attr {
+        bp_type: bp_type(arguments.values[0].ok_or_else(|| missing("bp_type"))?)?,
+        bp_addr: arguments.number(KEYS, 1)?.ok_or_else(|| missing("bp_addr"))?,
+        bp_len: arguments.number(KEYS, 2)?.ok_or_else(|| missing("bp_len"))?,
+        pinned: flag("pinned"),
+        disabled: flag("disabled"),
+        inherit: flag("inherit"),
+        exclude_user: flag("exclude_user"),
+        exclude_kernel: flag("exclude_kernel"),
+    };
+    let (task, cpu) = match arguments.values[3] {
+        None => (Some(by), None),
+        Some((word, text)) => {
+            let part = |text, skip: usize| Word { text, column: word.column + 3 + skip as u32, ..word };
+            match text.split_once('@') {
+                Some((task, cpu)) => {
+                    let at = task.chars().count() + 1;
+                    (Some(names.task_of(part(task, 0))?), Some(names.cpu(part(cpu, at))?))
+                }
+                None if cpu_number(text).is_some() => (None, Some(names.cpu(part(text, 0))?)),
+                None => (Some(names.task_of(part(text, 0))?), None),
+            }
+        }
+    };
+    Ok(Event::PerfEventOpen { by, attr, task, cpu })
+}
+
+fn bp_type((word, text): (Word<'_>, &str)) -> Result<BpType, ScenarioError> {
+    BpType::ALL
+        .into_iter()
+        .find(|bp_type| bp_type.name() == text)
+        .ok_or_else(|| word.error(format!("bp_type: found '{text}', allowed are r, w, rw and x")))
+}
+
+fn access(event: Word<'_>, words: &mut Words<'_>) -> Result<Access, ScenarioError> {
+    let what = match event.text {
+        "load" => What::Load,
+        "store" => What::Store,
+        _ => What::Execute,
+    };
+    let address = words.expect("an address")?.number("the address")?;
+    let bytes = match words.peek() {
+        // How long an instruction is does not matter: only its first byte counts.
+        None if what == What::Execute => 1,
+        Some(word) if what == What::Execute && parse_number(word.text).is_none() => 1,
+        _ => length(words.expect("a length")?)?,
+    };
+    Ok(Access { what, address, bytes })
+}
+
+fn length(word: Word<'_>) -> Result<u64, ScenarioError> {
+    match word.number("the length")? {
+        0 => Err(word.error("the length: found 0, allowed is a number of bytes from 1 on")),
+        bytes => Ok(bytes),
+    }
+}
+
+/// `DRn`.
+fn dr_name(word: Word<'_>) -> Result<u8, ScenarioError> {
+    let number = word.text.strip_prefix("DR").or_else(|| word.text.strip_prefix("dr")).and_then(parse_number);
+    number
+        .and_then(|number| u8::try_from(number).ok())
+        .filter(|&number| number < 8)
+        .ok_or_else(|| word.error(format!("found '{}', allowed is a register: DR0 to DR7", word.text)))
+}
+
+/// The `key=value` words and flags at the end of an event.
+struct Arguments<'a, const N: usize> {
+    values: [Option<(Word<'a>, &'a str)>; N],
+    flags: Vec<&'a str>,
+}
+
+impl<'a, const N: usize> Arguments<'a, N> {
+    fn read(words: &mut Words<'a>, keys: &[&str], flags: &[&str]) -> Result<Arguments<'a, N>, ScenarioError> {
+        let mut found = Arguments { values: [None; N], flags: Vec::new() };
+        while let Some(word) = words.peek().filter(|word| word.text != "=>" && !word.text.starts_with('@')) {
+            words.next();
+            let allowed = || {
+                let all: Vec<_> =
+                    keys.iter().map(|key| format!("{key}=")).chain(flags.iter().map(|f| (*f).to_owned())).collect();
+                if all.is_empty() { "nothing more".to_owned() } else { all.join(", ") }
+            };
+            let twice = || word.error(format!("'{}' is given twice", word.text));
+            match word.text.split_once('=') {
+                Some((key, value)) => match keys.iter().position(|known| *known == key) {
+                    Some(at) if found.values[at].is_none() => found.values[at] = Some((word, value)),
+                    Some(_) => return Err(twice()),
+                    None => return Err(word.error(format!("found '{key}=', allowed are {}", allowed()))),
+                },
+                None if flags.contains(&word.text) && found.flags.contains(&word.text) => return Err(twice()),
+                None if flags.contains(&word.text) => found.flags.push(word.text),
+                None => return Err(word.error(format!("found '{}', allowed are {}", word.text, allowed()))),
+            }
+        }
+        Ok(found)
+    }
+
+    fn word(&self, at: usize) -> Word<'a> {
+        self.values[at].expect("a value that was read").0
+    }
+
+    fn number(&self, keys: [&str; N], at: usize) -> Result<Option<u64>, ScenarioError> {
+        let Some((word, text)) = self.values[at] else { return Ok(None) };
+        let column = word.column + keys[at].chars().count() as u32 + 1;
+        Word { text, column, ..word }.number(keys[at]).map(Some)
+    }
+}

@@ -1,0 +1,133 @@
+//! A scenario under a policy.
+
+use debugreg::Cost;
+
+use super::show::{show_event, show_expectation, show_outcome, show_step};
+use super::{Expectation, Line, Scenario, ScenarioError, Session};
+use crate::{CpuId, Event, Machine, Misuse, Outcome, Policy, Probe, Step, Vendor};
+
+/// What came of a scenario.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Whether every expectation held, and there was one.
+    pub ok: bool,
+    /// Line by line.
+    pub steps: Vec<StepReport>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// What came of a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StepReport {
+    /// Its number in the file.
+    pub line: u32,
+    /// The event, as the language writes it.
+    pub event: String,
+    /// The expectation, if there is one.
+    pub expected: Option<String>,
+    /// The outcome, as an expectation would write it.
+    pub observed: String,
+    /// Whether the expectation held; `None` without one.
+    pub ok: Option<bool>,
+    /// Why the kernel refused, if it did: the rule and the holders.
+    pub refusal: Option<String>,
+    /// The steps that the event took, numbered from 1, if they were asked for.
+    pub trace: Vec<String>,
+}
+
+/// Performs a scenario.
+///
+/// # Errors
+///
+/// A mistake in the file that shows only when it runs, with its line.
+pub fn run(
+    scenario: &Scenario,
+    policy: Policy,
+    vendor: Option<Vendor>,
+    with_steps: bool,
+) -> Result<Report, ScenarioError> {
+    let mut options = scenario.options;
+    options.vendor = vendor.unwrap_or(options.vendor);
+    let mut session = Session::new(options, policy);
+    session.names = scenario.names.clone();
+    for task in &scenario.tasks {
+        let id = session.machine.add_task(task.cpu, task.capabilities);
+        session.machine.tasks[id.index()].is_32bit = task.is_32bit;
+    }
+    for vcpu in &scenario.vcpus {
+        session.machine.add_vcpu(vcpu.task);
+    }
+    let before = session.machine.cost();
+    let mut steps = Vec::new();
+    for line in &scenario.lines {
+        steps.push(perform(&mut session, line, with_steps)?);
+    }
+    let ok = steps.iter().all(|step| step.ok != Some(false)) && steps.iter().any(|step| step.ok == Some(true));
+    Ok(Report { ok, steps, cost: session.machine.cost() - before })
+}
+
+fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepReport, ScenarioError> {
+    let error = |message| ScenarioError { line: line.number, column: line.column, message };
+    let mut watch = Watch { steps: with_steps.then(Vec::new), count: 0, interruption: None, failed: None };
+    if let Some((at, event)) = &line.interruption {
+        let resolved = session.resolve(event);
+        watch.interruption =
+            Some((*at, resolved.ok_or_else(|| error("the interruption names a closed counter".into()))?));
+    }
+    let outcome = session.perform(&line.event, &mut watch).map_err(|misuse| error(session.explain(&misuse)))?;
+    if let Some(misuse) = watch.failed {
+        return Err(error(format!("the interruption: {}", session.explain(&misuse))));
+    }
+    if let Some((at, _)) = watch.interruption {
+        return Err(error(format!("@{at} is never reached: the event takes {} steps", watch.count)));
+    }
+    let event = show_event(&line.event, &session.names);
+    let expected = line.expectation.as_ref().map(|expectation| show_expectation(expectation, &session.names));
+    let trace = watch.steps.unwrap_or_default();
+    let Some(outcome) = outcome else {
+        let observed = "the counter was never opened".to_owned();
+        let ok = expected.as_ref().map(|_| false);
+        return Ok(StepReport { line: line.number, event, expected, observed, ok, refusal: None, trace });
+    };
+    if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
+        session.bind(*symbol, *id);
+    }
+    let ok = line.expectation.as_ref().map(|wanted| wanted.holds(&outcome, |id| session.symbol(id)));
+    let refusal = match &outcome {
+        Outcome::Refused(refusal) if refusal.holders.is_empty() => Some(refusal.rule.to_owned()),
+        Outcome::Refused(refusal) => {
+            let holders: Vec<_> = refusal.holders.iter().map(|&id| session.counter_name(id)).collect();
+            Some(format!("{}; held by {}", refusal.rule, holders.join(", ")))
+        }
+        _ => None,
+    };
+    let observed = show_outcome(&outcome, session);
+    Ok(StepReport { line: line.number, event, expected, observed, ok, refusal, trace })
+}
+
+/// Lists the steps, and lets something happen before one of them.
+#[derive(Debug)]
+struct Watch {
+    steps: Option<Vec<String>>,
+    count: usize,
+    interruption: Option<(usize, Event)>,
+    failed: Option<Misuse>,
+}
+
+impl Probe for Watch {
+    fn before(&mut self, machine: &mut Machine, _: CpuId) {
+        self.count += 1;
+        if let Some((_, event)) = self.interruption.take_if(|(at, _)| *at == self.count)
+            && let Err(misuse) = machine.apply(&event, &mut ())
+        {
+            self.failed = Some(misuse);
+        }
+    }
+
+    fn step(&mut self, _: CpuId, step: Step) {
+        if let Some(steps) = &mut self.steps {
+            steps.push(format!("{} {}", self.count, show_step(step)));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The steps of the model: a CPU's [`Steps`] on the live machine, with a probe in front of each.
+//!
+//! With the probe `()` this is the plain form and compiles to it. Any other probe is called before every step with the
+//! machine itself, so that an NMI or another CPU's event can run there to completion; the interrupted transition then
+//! goes on with what it has already read.
+
+use debugreg::{Dr, Owner, Steps, Word};
+
+use crate::machine::Machine;
+use crate::vcpu::Vcpu;
+use crate::{CounterId, CpuId, VcpuId};
+
+/// What was done, with the value that went in or came out.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    /// A word was loaded.
+    Load(Word, u64),
+    /// A word was stored.
+    Store(Word, u64),
+    /// `word |= bits`.
+    Or(Word, u64),
+    /// A compare-and-swap to this value, and whether it took.
+    CompareExchange(Word, u64, bool),
+    /// MOV to a debug register.
+    WriteDr(Dr, u64),
+    /// MOV from a debug register.
+    ReadDr(Dr, u64),
+    /// A VMCS or VMCB field was written.
+    WriteField(Field, u64),
+    /// A VMCS or VMCB field was read.
+    ReadField(Field, u64),
+}
+
+/// A field of the VMCS or VMCB that concerns debug registers.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Field {
+    /// `vmcb.save.dr6` (a VMCS has none).
+    GuestDr6,
+    /// GUEST_DR7, `vmcb.save.dr7`.
+    GuestDr7,
+    /// Whether the guest's MOV DR exit: MOV-DR exiting, the 16 DR intercepts.
+    DrIntercept,
+}
+
+/// Where a transition begins, for those who compare with a traced kernel.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Mark {
+    /// A counter is put into a register.
+    Install(CounterId),
+    /// A counter is taken out of its register.
+    Uninstall(CounterId),
+    /// The hardware is refreshed from the shadow.
+    Restore,
+    /// KVM reads the registers that the guest has changed by itself.
+    Sync,
+    /// The guest is entered.
+    Entry,
+}
+
+/// Sees every step.
+pub trait Probe {
+    /// Called before each step; may change the machine.
+    #[inline]
+    fn before(&mut self, machine: &mut Machine, cpu: CpuId) {
+        let _ = (machine, cpu);
+    }
+
+    /// Called after each step, with what it did.
+    #[inline]
+    fn step(&mut self, cpu: CpuId, step: Step) {
+        let _ = (cpu, step);
+    }
+
+    /// Called where a transition begins.
+    #[inline]
+    fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
+        let _ = (machine, cpu, mark);
+    }
+}
+
+impl Probe for () {}
+
+/// One CPU of the live machine, as the transitions of [`debugreg::bank`] see it.
+#[derive(Debug)]
+pub struct On<'a, P> {
+    /// The machine.
+    pub machine: &'a mut Machine,
+    /// The CPU.
+    pub cpu: CpuId,
+    /// Who watches.
+    pub probe: &'a mut P,
+}
+
+impl<P: Probe> On<'_, P> {
+    #[inline]
+    fn before(&mut self) -> &mut debugreg::Bank {
+        self.probe.before(self.machine, self.cpu);
+        &mut self.machine.cpus[self.cpu.index()].bank
+    }
+
+    #[inline]
+    fn after(&mut self, step: Step) {
+        self.probe.step(self.cpu, step);
+    }
+
+    /// Says that a transition begins here.
+    #[inline]
+    pub fn mark(&mut self, mark: Mark) {
+        self.probe.mark(self.machine, self.cpu, mark);
+    }
+}
+
+impl<P: Probe> Steps for On<'_, P> {
+    #[inline]
+    fn load(&mut self, word: Word) -> u64 {
+        let value = self.before().load(word);
+        self.after(Step::Load(word, value));
+        value
+    }
+
+    #[inline]
+    fn store(&mut self, word: Word, value: u64) {
+        self.before().store(word, value);
+        self.after(Step::Store(word, value));
+    }
+
+    #[inline]
+    fn or(&mut self, word: Word, bits: u64) {
+        self.before().or(word, bits);
+        self.after(Step::Or(word, bits));
+    }
+
+    #[inline]
+    fn compare_exchange(&mut self, word: Word, old: u64, new: u64) -> bool {
+        let took = self.before().compare_exchange(word, old, new);
+        self.after(Step::CompareExchange(word, new, took));
+        took
+    }
+
+    #[inline]
+    fn write_dr(&mut self, dr: Dr, value: u64) {
+        self.before().write_dr(dr, value);
+        self.after(Step::WriteDr(dr, value));
+    }
+
+    #[inline]
+    fn read_dr(&mut self, dr: Dr) -> u64 {
+        let value = self.before().read_dr(dr);
+        self.after(Step::ReadDr(dr, value));
+        value
+    }
+}
+
+/// A vCPU on the CPU of its thread, as a KVM half sees it.
+#[derive(Debug)]
+pub struct Kvm<'a, P> {
+    /// The CPU.
+    pub host: On<'a, P>,
+    /// The vCPU.
+    pub id: VcpuId,
+}
+
+impl<P: Probe> Kvm<'_, P> {
+    /// The vCPU's own memory: only its thread touches it, so reading and writing it is no step.
+    #[inline]
+    pub fn vcpu(&mut self) -> &mut Vcpu {
+        &mut self.host.machine.vcpus[self.id.index()]
+    }
+
+    /// Writes a VMCS or VMCB field.
+    #[inline]
+    pub fn write_field(&mut self, field: Field, value: u64) {
+        self.host.before().cost.vmcs += 1;
+        let vmcs = &mut self.vcpu().vmcs;
+        match field {
+            Field::GuestDr6 => vmcs.dr6 = value,
+            Field::GuestDr7 => vmcs.dr7 = value,
+            Field::DrIntercept => vmcs.dr_intercept = value != 0,
+        }
+        self.host.after(Step::WriteField(field, value));
+    }
+
+    /// Writes a VMCB field unless it holds the value already (`svm_set_dr6`). Looking costs nothing: a VMCB is plain
+    /// memory, and an unchanged field does not lose its clean bit.
+    #[inline]
+    pub fn update_field(&mut self, field: Field, value: u64) {
+        if self.field(field) != value {
+            self.write_field(field, value);
+        }
+    }
+
+    /// Reads a VMCS or VMCB field.
+    #[inline]
+    pub fn read_field(&mut self, field: Field) -> u64 {
+        self.host.before().cost.vmcs += 1;
+        let value = self.field(field);
+        self.host.after(Step::ReadField(field, value));
+        value
+    }
+
+    #[inline]
+    fn field(&mut self, field: Field) -> u64 {
+        let vmcs = &self.vcpu().vmcs;
+        match field {
+            Field::GuestDr6 => vmcs.dr6,
+            Field::GuestDr7 => vmcs.dr7,
+            Field::DrIntercept => u64::from(vmcs.dr_intercept),
+        }
+    }
+}
+
+/// The word of memory that says a counter owns a slot.
+#[inline]
+pub(crate) const fn owner(counter: CounterId) -> Owner {
+    Owner(counter.0 + 1)
+}
+
+/// Whose word of memory that is.
+pub(crate) const fn counter_of(owner: Owner) -> Option<CounterId> {
+    match owner {
+        Owner::NONE | Owner::KGDB => None,
+        Owner(word) => Some(CounterId(word - 1)),
+    }
+}

@@ -1,0 +1,201 @@
+//! Tasks: birth, death, exec, migration, and what each does to breakpoints.
+//!
+//! Source: `perf_event_init_task`, `perf_event_exit_task` (kernel/events/core.c), `flush_thread`, `copy_thread`
+//! (arch/x86/kernel/process*.c), 6.17; behaviour measured on 6.18.
+
+use crate::counter::{Origin, parse};
+use crate::event::{Errno, Misuse, Outcome, Refusal};
+use crate::machine::Machine;
+use crate::policy::HostHalf;
+use crate::step::Probe;
+use crate::thread::Thread;
+use crate::{ContextId, CounterId, CpuId, TaskId};
+
+/// What a task may do.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Capabilities {
+    /// Everything.
+    Root,
+    /// CAP_PERFMON only.
+    Perfmon,
+    /// Nothing.
+    None,
+}
+
+/// A task.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The CPU on which it runs when it runs.
+    pub cpu: CpuId,
+    /// What it may do.
+    pub capabilities: Capabilities,
+    /// A 32-bit program: as a tracer it writes and reads the lower halves of registers.
+    pub is_32bit: bool,
+    /// Until it exits.
+    pub alive: bool,
+    /// Who traces it.
+    pub tracer: Option<TaskId>,
+    pub(crate) context: Option<ContextId>,
+    /// Counters that it has a descriptor of.
+    pub(crate) descriptors: Vec<CounterId>,
+    /// `thread.ptrace_bps`: the counters that a tracer made, by the tracer's register number.
+    pub(crate) ptrace_bps: [Option<CounterId>; 4],
+    /// `thread.virtual_dr6`, in positive polarity.
+    pub(crate) virtual_dr6: u64,
+    /// `thread.ptrace_dr7`: the last accepted value, verbatim.
+    pub(crate) ptrace_dr7: u64,
+    /// The registers of the task itself, which kernels up to 2.6.32 kept.
+    pub(crate) thread: Thread,
+}
+
+impl Task {
+    pub(crate) fn new(cpu: CpuId, capabilities: Capabilities) -> Task {
+        Task {
+            cpu,
+            capabilities,
+            is_32bit: false,
+            alive: true,
+            tracer: None,
+            context: None,
+            descriptors: Vec::new(),
+            ptrace_bps: [None; 4],
+            virtual_dr6: 0,
+            ptrace_dr7: 0,
+            thread: Thread::default(),
+        }
+    }
+}
+
+impl Machine {
+    /// fork: counters with `inherit` are copied, each with a slot of its own and validated again with the parent's
+    /// rights; ptrace's are not, but the child's DR6 and DR7 read as the parent's (M4).
+    pub(crate) fn fork(&mut self, parent: TaskId, child: TaskId) -> Result<Outcome, Misuse> {
+        self.running_on(parent)?;
+        let mut inherited: Vec<CounterId> = match (self.policy.host, self.task(parent).context) {
+            (HostHalf::Perf, Some(context)) => self.context(context).counters().collect(),
+            _ => Vec::new(),
+        };
+        inherited.retain(|&id| self.counter(id).attr.inherit);
+        inherited.sort_by_key(|&id| (!self.counter(id).attr.pinned, self.counter(id).cpu));
+
+        let mut copies = Vec::new();
+        for id in inherited {
+            match self.copy_for(id, parent, child) {
+                Ok(copy) => copies.push(copy),
+                Err(refusal) => {
+                    // Nothing half-made: the copies that came before go too.
+                    for copy in copies {
+                        self.release(copy, &mut ());
+                    }
+                    return Ok(Outcome::Refused(refusal));
+                }
+            }
+        }
+        self.inherit_context(parent, child, &copies);
+        let parent = self.task(parent).clone();
+        let child = &mut self.tasks[child.index()];
+        child.cpu = parent.cpu;
+        child.capabilities = parent.capabilities;
+        child.is_32bit = parent.is_32bit;
+        child.descriptors = parent.descriptors;
+        child.virtual_dr6 = parent.virtual_dr6;
+        child.ptrace_dr7 = parent.ptrace_dr7;
+        Ok(Outcome::Ok)
+    }
+
+    fn copy_for(&mut self, id: CounterId, parent: TaskId, child: TaskId) -> Result<CounterId, Refusal> {
+        let counter = *self.counter(id);
+        self.reserve(Some(child), counter.cpu)?;
+        let info = parse(&counter.attr, self.task(parent).capabilities)?;
+        let original = match counter.origin {
+            Origin::Inherited(original) => original,
+            _ => id,
+        };
+        let copy = self.create(counter.attr, info, Some(child), counter.cpu, Origin::Inherited(original));
+        // A copy starts as its original is, not as the original was created.
+        self.counters[copy.index()].enabled = counter.enabled;
+        self.counters[copy.index()].state =
+            if counter.enabled { crate::counter::State::Inactive } else { crate::counter::State::Off };
+        Ok(copy)
+    }
+
+    /// execve: perf's counters stay, ptrace's go (`flush_thread`).
+    pub(crate) fn exec<P: Probe>(&mut self, task: TaskId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.running_on(task)?;
+        self.flush_ptrace(task, probe);
+        let task = &mut self.tasks[task.index()];
+        task.virtual_dr6 = 0;
+        task.ptrace_dr7 = 0;
+        Ok(Outcome::Ok)
+    }
+
+    /// exit: the task's counters leave the registers before its last switch. Its descriptors are closed; a counter that
+    /// nobody else has a descriptor of ends.
+    pub(crate) fn exit<P: Probe>(&mut self, task: TaskId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.running_on(task)?;
+        self.end_task(task, probe);
+        Ok(Outcome::Ok)
+    }
+
+    /// What `exit` does, wherever the task is.
+    pub fn end_task<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
+        if self.policy.host == HostHalf::Perf {
+            self.perf_exit(task, probe);
+        }
+        self.flush_ptrace(task, probe);
+        let descriptors = std::mem::take(&mut self.tasks[task.index()].descriptors);
+        self.tasks[task.index()].alive = false;
+        for id in descriptors {
+            self.close_if_unused(id, probe);
+        }
+        for other in &mut self.tasks {
+            other.tracer = other.tracer.filter(|&tracer| tracer != task);
+        }
+    }
+
+    /// A task closes its descriptor of a counter: the counter ends if it was the last.
+    pub fn close_descriptor<P: Probe>(&mut self, task: TaskId, id: CounterId, probe: &mut P) {
+        self.tasks[task.index()].descriptors.retain(|&other| other != id);
+        self.close_if_unused(id, probe);
+    }
+
+    fn close_if_unused<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        let used = self.tasks.iter().any(|task| task.descriptors.contains(&id));
+        if !used && self.counter(id).is_live() {
+            self.release(id, probe);
+        }
+    }
+
+    /// A task moves: it leaves the CPU it runs on, and runs on the other if that is idle.
+    pub(crate) fn migrate<P: Probe>(&mut self, task: TaskId, to: CpuId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.alive(task)?;
+        let from = self.task(task).cpu;
+        if self.is_running(task) {
+            self.host_cpu(from)?;
+        }
+        if from != to {
+            if self.is_running(task) {
+                self.sched_switch(from, TaskId::IDLE, probe);
+            }
+            self.tasks[task.index()].cpu = to;
+            if self.cpu(to).running == TaskId::IDLE {
+                self.sched_switch(to, task, probe);
+            }
+        }
+        Ok(Outcome::Ok)
+    }
+
+    /// Puts a task that is not running on another CPU's books, as a trace's `sched_migrate_task` says.
+    pub fn place(&mut self, task: TaskId, cpu: CpuId) {
+        self.tasks[task.index()].cpu = cpu;
+    }
+
+    /// A refusal of a task-to-task call for lack of rights.
+    pub(crate) fn may_trace(&self, tracer: TaskId, tracee: TaskId) -> Result<(), Refusal> {
+        let unprivileged = self.task(tracer).capabilities != Capabilities::Root;
+        if tracer == tracee || unprivileged && self.task(tracee).capabilities == Capabilities::Root {
+            return Err(Refusal::new(Errno::EPERM, "a task cannot trace itself, nor one with more rights"));
+        }
+        Ok(())
+    }
+}

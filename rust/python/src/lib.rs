@@ -1,0 +1,31 @@
+//! The extension module `debugreg._core`: the crates of this workspace as Python sees them.
+//!
+//! Nothing is decided here. A binding reads its arguments (`argument`), calls one function of a crate below, and
+//! hands the answer back as plain integers, strings and tuples; `python/debugreg` gives them their shape.
+#![deny(unsafe_code)]
+
+mod argument;
+mod codec;
+
+/// The compiled half of debugreg. Private: use the package `debugreg`.
+#[pyo3::pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::codec::{
+        dr6_events, dr6_flags, dr6_from_events, dr6_hits, dr6_layout, dr6_reserved, dr7_arm, dr7_disarm, dr7_fields,
+        dr7_flags, dr7_layout, dr7_reserved, dr7_slot, encode_dr7, register,
+    };
+
+    /// DR6 when nothing happened.
+    #[pymodule_export]
+    const DR6_IDLE: u64 = debugreg::Dr6::IDLE.0;
+
+    /// DR7 after a reset.
+    #[pymodule_export]
+    const DR7_RESET: u64 = debugreg::Dr7::RESET.0;
+
+    /// The version of the package.
+    #[allow(non_upper_case_globals)]
+    #[pymodule_export]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,340 @@
+//! A trace, read once: its input rows, the truth lines beside them, and what the lines say about time.
+//!
+//! Two kinds of row act at another place than where they stand. An open acts before its `->` line: at the end of the
+//! call, or, if the caller slept in it (the machine's first task breakpoint patches a static key), in the stretch in
+//! which it was next switched in. The value of a guest's DR7 comes after the exit that it belongs to.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use debugreg_model::Vendor;
+
+use crate::error::TraceError;
+use crate::ftrace::{BpAttr, Counts, Event, ExitReason, Lines, PrevState};
+use crate::{source, steps};
+
+/// What a row says happened.
+#[derive(Copy, Clone, PartialEq, Debug)]
+#[allow(missing_docs, reason = "the fields are named as the lines name them")]
+pub enum Input {
+    /// `sched_switch`.
+    Switch { prev: i32, next: i32 },
+    /// `sched_migrate_task`.
+    Migrate { pid: i32, to: u16 },
+    /// `sched_process_fork`.
+    Fork { parent: i32, child: i32 },
+    /// `sched_process_exit`: what exit does to breakpoints has been done by now.
+    Exit { pid: i32 },
+    /// `kvm_entry`.
+    Entry { vcpu: u32 },
+    /// `kvm_exit`, with the guest's DR7 if a later line tells it.
+    KvmExit { vcpu: Option<u32>, why: Why, guest_dr7: Option<u64> },
+    /// `perf_event_open` of a breakpoint; `result` is what its `->` line says.
+    Open { attr: BpAttr, pid: i32, cpu: i32, result: Option<i64> },
+    /// `close`.
+    Close { fd: i32 },
+    /// `PERF_EVENT_IOC_ENABLE`.
+    Enable { fd: i32 },
+    /// `PERF_EVENT_IOC_DISABLE`.
+    Disable { fd: i32 },
+    /// `PERF_EVENT_IOC_MODIFY_ATTRIBUTES`.
+    Modify { fd: i32, attr: BpAttr },
+    /// `PTRACE_POKEUSER` of a debug register that succeeded, or whose result is not known.
+    Poke { pid: i32, dr: u8, value: u64 },
+    /// `KVM_SET_GUEST_DEBUG`.
+    SetGuestDebug { control: u32, dr: [Option<u64>; 4], dr7: Option<u64> },
+    /// `KVM_SET_DEBUGREGS`.
+    SetDebugregs { db: [Option<u64>; 4], dr6: Option<u64>, dr7: Option<u64> },
+    /// `phase NAME`: the phase of this index begins.
+    Phase(usize),
+    /// Something that happens on a CPU and changes nothing here; it bounds a window all the same.
+    Nothing,
+}
+
+/// Why a guest left, as far as debug registers go.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// A MOV DR was intercepted: of which register, and whether it was a write.
+    #[allow(missing_docs, reason = "said above")]
+    DrAccess { dr: u8, write: bool },
+    /// #DB was.
+    Db,
+    /// Anything else.
+    Other,
+}
+
+/// An input row.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Row {
+    /// Line of the trace, from 1.
+    pub line: u32,
+    /// CPU.
+    pub cpu: u16,
+    /// The task that was current.
+    pub pid: i32,
+    /// What happened.
+    pub input: Input,
+    /// An open of an earlier row acts just before this one.
+    pub acts: Option<u32>,
+}
+
+/// A line of truth: what the kernel did, only compared.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Truth {
+    /// Line of the trace, from 1.
+    pub line: u32,
+    /// CPU.
+    pub cpu: u16,
+    /// The input line of the same CPU that opened its window; 0 before the first.
+    pub window: u32,
+    /// What.
+    pub done: Done,
+}
+
+/// What the kernel did.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Done {
+    /// A breakpoint of this address was installed.
+    Install(u64),
+    /// A breakpoint of this address was uninstalled.
+    Uninstall(u64),
+    /// The hardware was refreshed.
+    Restore,
+    /// The guest's registers were read back.
+    Sync,
+}
+
+/// A trace.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The file.
+    pub name: String,
+    /// Whose virtualisation the exits are of; AMD if there are none.
+    pub vendor: Vendor,
+    /// How many CPUs its lines name.
+    pub cpus: usize,
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// The truth.
+    pub truth: Vec<Truth>,
+    /// Names of the phases.
+    pub phases: Vec<String>,
+    /// What the reader passed over.
+    pub counts: Counts,
+    /// The steps file, if there is one.
+    pub steps: Option<Vec<steps::Step>>,
+}
+
+impl Trace {
+    /// Reads a trace, and the steps file that lies beside it (`NAME.steps` or `NAME.steps.gz` for `NAME.txt...`).
+    ///
+    /// # Errors
+    ///
+    /// [`TraceError`] names the file and what is wrong with it.
+    pub fn read(path: &Path) -> Result<Trace, TraceError> {
+        let bytes = source::read_trace(path)?;
+        let mut trace = Trace::parse(&path.display().to_string(), &bytes);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = name.strip_suffix(".gz").unwrap_or(&name);
+        let stem = stem.strip_suffix(".txt").unwrap_or(stem);
+        for beside in [format!("{stem}.steps"), format!("{stem}.steps.gz")] {
+            let path = path.with_file_name(beside);
+            if path.is_file() {
+                trace.steps = Some(steps::parse(&path, &source::read(&path)?)?);
+                break;
+            }
+        }
+        Ok(trace)
+    }
+
+    /// Reads the text of a trace.
+    pub fn parse(name: &str, bytes: &[u8]) -> Trace {
+        let mut reading = Reading::default();
+        let mut lines = Lines::new(bytes);
+        for record in lines.by_ref() {
+            reading.record(record.line, record.cpu, record.pid, record.event);
+        }
+        Trace {
+            name: name.to_owned(),
+            vendor: vendor(bytes),
+            cpus: reading.windows.len().max(1),
+            rows: reading.rows,
+            truth: reading.truth,
+            phases: reading.phases,
+            counts: *lines.counts(),
+            steps: None,
+        }
+    }
+}
+
+/// SVM's exit reasons are written small (or with EXIT_ by trace-cmd), VMX's in capitals.
+fn vendor(bytes: &[u8]) -> Vendor {
+    let Some(exit) = memchr::memmem::find(bytes, b"kvm_exit:") else { return Vendor::Amd };
+    let line = bytes[exit..].split(|&b| b == b'\n').next().unwrap_or_default();
+    let reason = memchr::memmem::find(line, b"reason ").map(|at| &line[at + 7..]).unwrap_or_default();
+    let capital = reason.first().is_some_and(u8::is_ascii_uppercase);
+    if capital && !reason.starts_with(b"EXIT_") && !reason.starts_with(b"DB excp") && !reason.starts_with(b"BP excp") {
+        Vendor::Intel
+    } else {
+        Vendor::Amd
+    }
+}
+
+/// The state of a reading.
+#[derive(Default)]
+struct Reading {
+    rows: Vec<Row>,
+    truth: Vec<Truth>,
+    phases: Vec<String>,
+    /// By CPU: the line of its last input row.
+    windows: Vec<u32>,
+    /// By pid: an open in flight.
+    opens: HashMap<i32, InFlight>,
+    /// By pid: the row of a ptrace call in flight.
+    pokes: HashMap<i32, usize>,
+    /// By CPU: the row of the last exit.
+    exits: HashMap<u16, usize>,
+}
+
+/// An open between its enter line and its `->` line.
+struct InFlight {
+    row: usize,
+    /// Whether the caller slept, and the row that ended the stretch after that.
+    slept: bool,
+    switched_in: bool,
+    acts: Option<usize>,
+}
+
+impl Reading {
+    fn record(&mut self, line: u32, cpu: u16, pid: i32, event: Event<'_>) {
+        let input = match event {
+            Event::Install { address, .. } => return self.done(line, cpu, Done::Install(address)),
+            Event::Uninstall { address } => return self.done(line, cpu, Done::Uninstall(address)),
+            Event::Restore => return self.done(line, cpu, Done::Restore),
+            Event::GuestSync => return self.done(line, cpu, Done::Sync),
+            Event::Hit { .. } | Event::GuestSetDr { .. } | Event::Mark(_) | Event::Other(_) => return,
+            Event::GuestDr7 { value } => {
+                // The value of the run that just ended; that the line is there predicts nothing.
+                if let Some(&exit) = self.exits.get(&cpu)
+                    && let Input::KvmExit { guest_dr7, .. } = &mut self.rows[exit].input
+                {
+                    *guest_dr7 = Some(value);
+                }
+                return;
+            }
+            Event::SchedSwitch { prev_pid, prev_state, next_pid } => {
+                self.switch_in_flight(prev_pid, prev_state, next_pid);
+                Input::Switch { prev: prev_pid, next: next_pid }
+            }
+            Event::MigrateTask { pid, to, .. } => Input::Migrate { pid, to },
+            Event::Fork { parent, child } => Input::Fork { parent, child },
+            Event::ProcessExit { pid } => Input::Exit { pid },
+            Event::KvmEntry { vcpu } => {
+                self.exits.remove(&cpu);
+                Input::Entry { vcpu }
+            }
+            Event::KvmExit { vcpu, reason } => {
+                self.exits.insert(cpu, self.rows.len());
+                let why = match reason {
+                    ExitReason::DrAccess { dr, write } => Why::DrAccess { dr, write: write.unwrap_or(true) },
+                    ExitReason::Db => Why::Db,
+                    _ => Why::Other,
+                };
+                Input::KvmExit { vcpu, why, guest_dr7: None }
+            }
+            Event::BpOpen { attr, pid: target, cpu: on } => {
+                if attr.attr_type == Some(5) || attr.attr_type.is_none() && attr.bp_type.is_some_and(|t| t != 0) {
+                    let row = self.rows.len();
+                    self.opens.insert(pid, InFlight { row, slept: false, switched_in: false, acts: None });
+                    Input::Open { attr, pid: target, cpu: on, result: None }
+                } else {
+                    Input::Nothing
+                }
+            }
+            Event::PerfEventOpenReturn(result) => {
+                self.push(line, cpu, pid, Input::Nothing);
+                let here = self.rows.len() - 1;
+                if let Some(open) = self.opens.remove(&pid) {
+                    self.open_acts(&open, open.acts.unwrap_or(here), result);
+                }
+                return;
+            }
+            Event::Close { fd } => Input::Close { fd },
+            Event::Ioctl { fd, cmd: 0x2400, .. } => Input::Enable { fd },
+            Event::Ioctl { fd, cmd: 0x2401, .. } => Input::Disable { fd },
+            Event::BpModify { fd, attr } => Input::Modify { fd, attr },
+            Event::Ptrace { request: 6, pid: tracee, addr, data } => match register(addr) {
+                Some(dr) => {
+                    self.pokes.insert(pid, self.rows.len());
+                    Input::Poke { pid: tracee, dr, value: data }
+                }
+                None => Input::Nothing,
+            },
+            Event::PtraceReturn(result) => {
+                // Not traced, not a register: nothing was done. Other refusals are the model's to make, with what they
+                // leave behind (M5).
+                const NOT_DONE: [i64; 3] = [-1, -3, -5];
+                if let Some(row) = self.pokes.remove(&pid).filter(|_| NOT_DONE.contains(&result)) {
+                    self.rows[row].input = Input::Nothing;
+                }
+                Input::Nothing
+            }
+            Event::SetDebugregs { db, dr6, dr7, .. } => Input::SetDebugregs { db, dr6, dr7 },
+            Event::SetGuestDebug { control, dr, dr7 } => Input::SetGuestDebug { control, dr, dr7 },
+            Event::Phase { name, .. } => {
+                self.phases.push(name.to_owned());
+                Input::Phase(self.phases.len() - 1)
+            }
+            _ => Input::Nothing,
+        };
+        self.push(line, cpu, pid, input);
+    }
+
+    fn push(&mut self, line: u32, cpu: u16, pid: i32, input: Input) {
+        *self.window(cpu) = line;
+        self.rows.push(Row { line, cpu, pid, input, acts: None });
+    }
+
+    fn window(&mut self, cpu: u16) -> &mut u32 {
+        let cpu = usize::from(cpu);
+        if self.windows.len() <= cpu {
+            self.windows.resize(cpu + 1, 0);
+        }
+        &mut self.windows[cpu]
+    }
+
+    fn done(&mut self, line: u32, cpu: u16, done: Done) {
+        let window = *self.window(cpu);
+        self.truth.push(Truth { line, cpu, window, done });
+    }
+
+    /// A switch bears on opens in flight: one that slept acts before its caller leaves the CPU again.
+    fn switch_in_flight(&mut self, prev: i32, prev_state: PrevState, next: i32) {
+        let here = self.rows.len();
+        if let Some(open) = self.opens.get_mut(&prev) {
+            if prev_state == PrevState::Sleeping {
+                *open = InFlight { row: open.row, slept: true, switched_in: false, acts: None };
+            } else if open.slept && open.switched_in && open.acts.is_none() {
+                open.acts = Some(here);
+            }
+        }
+        if let Some(open) = self.opens.get_mut(&next) {
+            open.switched_in = true;
+        }
+    }
+
+    fn open_acts(&mut self, open: &InFlight, before: usize, returned: i64) {
+        if let Input::Open { result, .. } = &mut self.rows[open.row].input {
+            *result = Some(returned);
+        }
+        self.rows[before].acts = Some(open.row as u32);
+    }
+}
+
+/// The debug register at an offset of `struct user` (x86-64).
+fn register(offset: u64) -> Option<u8> {
+    match offset {
+        0x350..=0x388 if offset % 8 == 0 => Some(((offset - 0x350) / 8) as u8),
+        _ => None,
+    }
+}

@@ -1,0 +1,470 @@
+//! A trace under a policy: its rows as events on the model, and what they cost.
+
+use std::collections::{HashMap, VecDeque};
+
+use debugreg::{Cost, Dr};
+use debugreg_model::{
+    Attr, BpType, Capabilities, Changes, CounterId, CpuId, DrAccess, Event, ExitReason, GuestDebug, Machine, Mark,
+    Misuse, Options, Outcome, Policy, Probe, State, Step, TaskId, VcpuId,
+};
+
+use crate::ftrace::BpAttr;
+use crate::guest::{Mov, Run, runs};
+use crate::input::{Input, Row, Trace, Why};
+use crate::observe::{Observed, Observer};
+use crate::verify::{Predictions, Verify, verify};
+
+/// What a replay found.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Under which policy.
+    pub policy: Policy,
+    /// How many events the rows made.
+    pub events: u64,
+    /// What they cost.
+    pub cost: Cost,
+    /// What each phase cost.
+    pub phases: Vec<PhaseCost>,
+    /// The policy would have trapped accesses that the trace cannot show: the cost is a lower bound.
+    pub lower_bound: bool,
+    /// Events that the policy's kernel has no word for: the line and why.
+    pub not_expressible: Vec<(u32, String)>,
+    /// Its manners.
+    pub observed: Observed,
+    /// The comparison with the kernel, if it was asked for.
+    pub verify: Option<Verify>,
+}
+
+/// What a phase cost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PhaseCost {
+    /// Its name; what comes before the first mark is "start".
+    pub name: String,
+    /// What it cost.
+    pub cost: Cost,
+    /// Whether something in it was not expressible under the policy.
+    pub partial: bool,
+}
+
+/// Performs a trace. `going` is asked now and then with the number of rows done, and stops the replay by answering
+/// false.
+///
+/// # Errors
+///
+/// `None` if it was stopped.
+pub fn replay(
+    trace: &Trace,
+    policy: Policy,
+    options: Options,
+    with_verify: bool,
+    mut going: impl FnMut(usize) -> bool,
+) -> Option<Replay> {
+    let options = Options { cpus: trace.cpus, ..options };
+    let mut replayer = Replayer::new(trace, policy, options, with_verify);
+    for (at, row) in trace.rows.iter().enumerate() {
+        if at % 4096 == 0 && !going(at) {
+            return None;
+        }
+        replayer.row(row);
+    }
+    Some(replayer.finish())
+}
+
+/// Sees what the machine does, for whoever wants to compare.
+struct Watch {
+    line: u32,
+    observer: Observer,
+    predictions: Option<Predictions>,
+}
+
+impl Probe for Watch {
+    fn step(&mut self, cpu: CpuId, step: Step) {
+        if let Some(predictions) = &mut self.predictions {
+            predictions.step(cpu, step);
+        }
+    }
+
+    fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
+        if mark == Mark::Entry {
+            self.observer.at_entry(machine, cpu, self.line);
+        }
+        if let Some(predictions) = &mut self.predictions {
+            predictions.mark(machine, cpu, mark);
+        }
+    }
+}
+
+struct Replayer<'a> {
+    trace: &'a Trace,
+    machine: Machine,
+    watch: Watch,
+    /// The tasks of the pids that are alive.
+    tasks: HashMap<i32, TaskId>,
+    /// By thread and number.
+    vcpus: HashMap<(i32, u32), VcpuId>,
+    /// The vCPU that a thread ran last.
+    last_vcpu: HashMap<i32, VcpuId>,
+    /// By pid: what its descriptors are, if they are breakpoints.
+    descriptors: HashMap<i32, HashMap<i32, CounterId>>,
+    /// CPUs whose current task has been seen.
+    known: Vec<bool>,
+    /// The stays in guests, in the order of their entries.
+    runs: VecDeque<Run>,
+    /// By vCPU: the stay that it is in, and the access that its last exit was about.
+    stays: HashMap<VcpuId, Stay>,
+    phases: Vec<PhaseCost>,
+    phase_start: Cost,
+    lower_bound: bool,
+    not_expressible: Vec<(u32, String)>,
+    events: u64,
+}
+
+/// A vCPU between its entry and what its exit handler made of a MOV DR.
+#[derive(Default)]
+struct Stay {
+    run: Run,
+    retry: Option<Retry>,
+}
+
+/// What became of an access that exited.
+#[derive(Copy, Clone)]
+enum Retry {
+    /// The policy emulated it: if the traced kernel let the guest try again, that is not to be done twice.
+    Done(Mov),
+    /// The policy lets the guest try again: if the traced kernel emulated it, it is still to be done.
+    Again(Mov),
+}
+
+impl<'a> Replayer<'a> {
+    fn new(trace: &'a Trace, policy: Policy, options: Options, with_verify: bool) -> Self {
+        Replayer {
+            trace,
+            machine: Machine::new(options, policy),
+            watch: Watch {
+                line: 0,
+                observer: Observer::default(),
+                predictions: with_verify.then(|| Predictions::new(trace.cpus)),
+            },
+            tasks: HashMap::from([(0, TaskId::IDLE)]),
+            vcpus: HashMap::new(),
+            last_vcpu: HashMap::new(),
+            descriptors: HashMap::new(),
+            known: vec![false; trace.cpus],
+            runs: runs(trace).into(),
+            stays: HashMap::new(),
+            phases: Vec::new(),
+            phase_start: Cost::default(),
+            lower_bound: false,
+            not_expressible: Vec::new(),
+            events: 0,
+        }
+    }
+
+    fn row(&mut self, row: &Row) {
+        let cpu = CpuId(u32::from(row.cpu));
+        self.watch.line = row.line;
+        self.know(cpu, row.pid);
+        if let Some(open) = row.acts {
+            self.open(&self.trace.rows[open as usize]);
+        }
+        if let Input::Exit { pid } = row.input {
+            // Its counters were taken out of the registers before this line, in the window that it ends.
+            let task = self.task(pid, cpu);
+            self.machine.end_task(task, &mut self.watch);
+            self.descriptors.remove(&pid);
+            self.tasks.remove(&pid);
+            self.events += 1;
+        }
+        if let Some(predictions) = &mut self.watch.predictions {
+            predictions.open_window(cpu, row.line);
+        }
+        self.input(row, cpu);
+    }
+
+    /// Who prints a line is who runs. A CPU's first line tells it; after a loss a later one corrects it.
+    fn know(&mut self, cpu: CpuId, pid: i32) {
+        let known = std::mem::replace(&mut self.known[cpu.index()], true);
+        if known && (pid == 0 || !self.tasks.contains_key(&pid)) {
+            // A task that has exited prints lines until it is switched away.
+            return;
+        }
+        let task = self.task(pid, cpu);
+        if self.machine.cpu(cpu).running != task && self.machine.cpu(cpu).guest.is_none() {
+            self.machine.place(task, cpu);
+            self.machine.sched_switch(cpu, task, &mut self.watch);
+        }
+    }
+
+    fn task(&mut self, pid: i32, cpu: CpuId) -> TaskId {
+        let machine = &mut self.machine;
+        *self.tasks.entry(pid).or_insert_with(|| machine.add_sleeping_task(cpu, Capabilities::Root))
+    }
+
+    fn input(&mut self, row: &Row, cpu: CpuId) {
+        match row.input {
+            Input::Switch { next, .. } => self.switch(cpu, next, row.line),
+            Input::Migrate { pid, to } => {
+                let task = self.task(pid, cpu);
+                if !self.machine.is_running(task) && usize::from(to) < self.trace.cpus {
+                    self.machine.place(task, CpuId(u32::from(to)));
+                }
+            }
+            Input::Fork { parent, child } => {
+                let parent_task = self.task(parent, cpu);
+                let child_task = self.machine.add_sleeping_task(cpu, Capabilities::Root);
+                self.tasks.insert(child, child_task);
+                if let Some(descriptors) = self.descriptors.get(&parent).cloned() {
+                    self.descriptors.insert(child, descriptors);
+                }
+                self.apply(&Event::Fork { parent: parent_task, child: child_task });
+            }
+            Input::Entry { vcpu } => self.entry(row, cpu, vcpu),
+            Input::KvmExit { vcpu, why, guest_dr7 } => self.exit(row, cpu, vcpu, why, guest_dr7),
+            // Without a `->` line the open never came back: nobody knows whether it acted.
+            Input::Open { .. } | Input::Nothing | Input::Exit { .. } => {}
+            Input::Close { fd } => {
+                if let Some(counter) = self.descriptors.get_mut(&row.pid).and_then(|fds| fds.remove(&fd)) {
+                    let task = self.task(row.pid, cpu);
+                    self.machine.close_descriptor(task, counter, &mut self.watch);
+                    self.events += 1;
+                }
+            }
+            Input::Enable { fd } => self.on_counter(row.pid, fd, Event::Enable),
+            Input::Disable { fd } => self.on_counter(row.pid, fd, Event::Disable),
+            Input::Modify { fd, attr } => {
+                let changes = Changes {
+                    bp_type: attr.bp_type.and_then(BpType::from_number),
+                    bp_addr: attr.bp_addr,
+                    bp_len: attr.bp_len,
+                    disabled: attr.flags.map(|flags| flags & 1 != 0),
+                    pinned: attr.flags.map(|flags| flags & 4 != 0),
+                    exclude_user: attr.flags.map(|flags| flags & 0x20 != 0),
+                    exclude_kernel: attr.flags.map(|flags| flags & 0x40 != 0),
+                };
+                self.on_counter(row.pid, fd, |counter| Event::Modify(counter, changes));
+            }
+            Input::Poke { pid, dr, value } => {
+                let (tracer, tracee) = (self.task(row.pid, cpu), self.task(pid, cpu));
+                if self.machine.task(tracee).tracer.is_none() {
+                    self.apply(&Event::Attach { tracer, tracee });
+                }
+                self.apply(&Event::PtracePoke { tracer, tracee, dr, value });
+            }
+            Input::SetGuestDebug { control, dr, dr7 } => {
+                if let Some(vcpu) = self.vcpu_of_caller(row, cpu) {
+                    let debug =
+                        GuestDebug { control, dr: dr.map(Option::unwrap_or_default), dr7: dr7.unwrap_or_default() };
+                    self.apply(&Event::SetGuestDebug(vcpu, debug));
+                }
+            }
+            Input::SetDebugregs { db, dr6, dr7 } => {
+                if let Some(vcpu) = self.vcpu_of_caller(row, cpu) {
+                    self.apply(&Event::SetDebugregs { vcpu, dr: db, dr6, dr7 });
+                }
+            }
+            Input::Phase(at) => self.phase(at),
+        }
+        if !matches!(row.input, Input::Nothing) {
+            self.settled(cpu, row.line);
+        }
+    }
+
+    /// Performs an event; what the policy's kernel cannot express is noted.
+    fn apply(&mut self, event: &Event) -> Option<Outcome> {
+        self.events += 1;
+        match self.machine.apply(event, &mut self.watch) {
+            Ok(outcome) => Some(outcome),
+            Err(misuse) => {
+                if let Misuse::NotExpressible(why) = misuse {
+                    self.not_expressible.push((self.watch.line, why.to_owned()));
+                    if let Some(phase) = self.phases.last_mut() {
+                        phase.partial = true;
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn switch(&mut self, cpu: CpuId, next: i32, line: u32) {
+        let next = self.task(next, cpu);
+        self.events += 1;
+        let before = Observer::before(&self.machine, cpu);
+        if next != TaskId::IDLE {
+            self.machine.place(next, cpu);
+        }
+        self.machine.sched_switch(cpu, next, &mut self.watch);
+        self.watch.observer.hook(&self.machine, cpu, line, before, false);
+    }
+
+    /// An open acts here, whatever the row: on its own task, on another's, or on a CPU.
+    fn open(&mut self, row: &Row) {
+        let Input::Open { attr, pid, cpu: on, result } = row.input else { return };
+        let here = CpuId(u32::from(row.cpu));
+        let by = self.task(row.pid, here);
+        let Some(wanted) = wanted(attr) else { return };
+        let task = match pid {
+            0 => Some(by),
+            -1 => None,
+            pid => Some(self.task(pid, here)),
+        };
+        let cpu = u32::try_from(on).ok().map(CpuId).filter(|cpu| cpu.index() < self.trace.cpus);
+        if task.is_none() && cpu.is_none() {
+            return;
+        }
+        // A refusal that the model has no grounds for (another user's rights, say) is the kernel's word all the same.
+        let refused = result.is_some_and(|result| result < 0);
+        if refused && self.machine.reserve(task, cpu).is_ok() && wanted.is_valid() {
+            return;
+        }
+        let outcome = self.apply(&Event::PerfEventOpen { by, attr: wanted, task, cpu });
+        if let (Some(Outcome::Bound(counter)), Some(Ok(fd))) = (outcome, result.map(i32::try_from)) {
+            self.descriptors.entry(row.pid).or_default().insert(fd, counter);
+        }
+    }
+
+    fn on_counter(&mut self, pid: i32, fd: i32, event: impl FnOnce(CounterId) -> Event) {
+        let counter = self.descriptors.get(&pid).and_then(|fds| fds.get(&fd)).copied();
+        if let Some(counter) = counter.filter(|&id| self.machine.counter(id).state != State::Dead) {
+            self.apply(&event(counter));
+        }
+    }
+
+    fn vcpu(&mut self, pid: i32, number: u32, cpu: CpuId) -> VcpuId {
+        let thread = self.task(pid, cpu);
+        let machine = &mut self.machine;
+        let vcpu = *self.vcpus.entry((pid, number)).or_insert_with(|| machine.add_vcpu(thread));
+        self.last_vcpu.insert(pid, vcpu);
+        vcpu
+    }
+
+    /// An ioctl names a descriptor; whose vCPU it is shows from who calls, or from there being only one.
+    fn vcpu_of_caller(&mut self, row: &Row, cpu: CpuId) -> Option<VcpuId> {
+        let own = self.last_vcpu.get(&row.pid).copied();
+        let only = self.vcpus.values().copied().next().filter(|_| self.vcpus.len() == 1);
+        if self.vcpus.is_empty() {
+            return Some(self.vcpu(row.pid, 0, cpu));
+        }
+        own.or(only)
+    }
+
+    fn entry(&mut self, row: &Row, cpu: CpuId, number: u32) {
+        let vcpu = self.vcpu(row.pid, number, cpu);
+        let before = Observer::before(&self.machine, cpu);
+        let guest = self.uses_registers(vcpu);
+        let run = self.runs.pop_front().unwrap_or_default();
+        let retry = self.stays.remove(&vcpu).and_then(|stay| stay.retry);
+        if self.apply(&Event::VmEntry(vcpu)).is_none() {
+            return;
+        }
+        self.watch.observer.entry(&self.machine, cpu, row.line, before, guest);
+        self.settled(cpu, row.line);
+        let mut movs = run.executed.as_slice();
+        match retry {
+            Some(Retry::Done(mov)) if movs.first() == Some(&mov) => movs = &movs[1..],
+            Some(Retry::Again(mov)) if movs.first() != Some(&mov) => self.guest_mov(vcpu, mov),
+            _ => {}
+        }
+        for &mov in movs {
+            self.guest_mov(vcpu, mov);
+        }
+        self.stays.insert(vcpu, Stay { run, retry: None });
+    }
+
+    /// A MOV DR that the guest executed.
+    fn guest_mov(&mut self, vcpu: VcpuId, mov: Mov) {
+        let Mov { dr, write } = mov;
+        self.apply(&match write {
+            Some(value) => Event::MovToDr { vcpu, dr, value, cpl: 0 },
+            None => Event::MovFromDr { vcpu, dr, cpl: 0 },
+        });
+    }
+
+    fn exit(&mut self, row: &Row, cpu: CpuId, number: Option<u32>, why: Why, guest_dr7: Option<u64>) {
+        let Some(vcpu) = self.machine.cpu(cpu).guest else { return };
+        debug_assert!(number.is_none_or(|number| self.vcpus.get(&(row.pid, number)).is_none_or(|&id| id == vcpu)));
+        let stay = self.stays.remove(&vcpu).unwrap_or_default();
+        if self.trace.steps.is_none() && self.machine.vcpu(vcpu).wont_exit {
+            // The only word on what the guest did in the window.
+            if let Some(dr7) = guest_dr7 {
+                self.machine.observe_guest_dr(vcpu, Dr::Control, dr7);
+            }
+        }
+        let guest = self.uses_registers(vcpu);
+        let reason = match why {
+            Why::DrAccess { dr, write } => {
+                let value = stay.run.trapped.and_then(|mov| mov.write);
+                ExitReason::DrAccess(DrAccess { dr, write: value.filter(|_| write) })
+            }
+            Why::Db => ExitReason::Db(None),
+            Why::Other => ExitReason::Other("other"),
+        };
+        let before = Observer::before(&self.machine, cpu);
+        self.apply(&Event::VmExit(vcpu, reason));
+        if matches!(why, Why::DrAccess { .. }) {
+            let emulated = self.machine.vcpu(vcpu).vmcs.dr_intercept;
+            self.lower_bound |= emulated && self.trace.steps.is_none() && !self.machine.vcpu(vcpu).is_debugged();
+            let retry = stay.run.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
+            self.stays.insert(vcpu, Stay { run: Run::default(), retry });
+        } else {
+            self.watch.observer.hook(&self.machine, cpu, row.line, before, guest);
+        }
+    }
+
+    /// Whether a guest has breakpoints, or may look at its registers without an exit.
+    fn uses_registers(&self, vcpu: VcpuId) -> bool {
+        let vcpu = self.machine.vcpu(vcpu);
+        vcpu.wont_exit || vcpu.effective().armed().next().is_some()
+    }
+
+    fn settled(&mut self, cpu: CpuId, line: u32) {
+        let unknown = |vcpu: VcpuId| self.trace.steps.is_none() && self.machine.vcpu(vcpu).wont_exit;
+        if !self.machine.cpu(cpu).guest.is_some_and(unknown) {
+            self.watch.observer.settled(&self.machine, cpu, line);
+        }
+    }
+
+    fn phase(&mut self, at: usize) {
+        self.end_phase();
+        self.phases.push(PhaseCost { name: self.trace.phases[at].clone(), cost: Cost::default(), partial: false });
+    }
+
+    fn end_phase(&mut self) {
+        let cost = self.machine.cost();
+        let spent = cost - self.phase_start;
+        self.phase_start = cost;
+        match self.phases.last_mut() {
+            Some(phase) => phase.cost = spent,
+            None => self.phases.push(PhaseCost { name: "start".to_owned(), cost: spent, partial: false }),
+        }
+    }
+
+    fn finish(mut self) -> Replay {
+        self.end_phase();
+        Replay {
+            policy: self.machine.policy,
+            events: self.events,
+            cost: self.machine.cost(),
+            phases: self.phases,
+            lower_bound: self.lower_bound,
+            not_expressible: self.not_expressible,
+            observed: self.watch.observer.observed,
+            verify: self.watch.predictions.map(|predictions| verify(self.trace, &predictions)),
+        }
+    }
+}
+
+/// The attributes that a probe printed, unless it could not read them.
+fn wanted(attr: BpAttr) -> Option<Attr> {
+    let flags = attr.flags?;
+    Some(Attr {
+        bp_type: BpType::from_number(attr.bp_type?)?,
+        bp_addr: attr.bp_addr?,
+        bp_len: attr.bp_len?,
+        disabled: flags & 1 != 0,
+        inherit: flags & 2 != 0,
+        pinned: flags & 4 != 0,
+        exclude_user: flags & 0x20 != 0,
+        exclude_kernel: flags & 0x40 != 0,
+    })
+}
