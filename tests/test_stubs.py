@@ -21,6 +21,9 @@ def generate(folder):
     """Return the stub of the module that is installed."""
     tool("pyo3-introspection", _core.__file__, "_core", folder)
     stub = HEADER + Path(folder, "__init__.pyi").read_text()
+    if "-> Self" in stub or '-> "Self"' in stub:
+        # A name that only an annotation in Rust has is not imported by itself.
+        stub = stub.replace("from typing import ", "from typing import Self, ", 1)
     common = ["--isolated", "--quiet", "--line-length=120", "--target-version=py311", "--stdin-filename=_core.pyi", "-"]
     # UP037: what a signature annotates comes quoted.
     return tool(

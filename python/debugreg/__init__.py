@@ -18,31 +18,73 @@ TYPE_CHECKING = False  # What `typing` calls so, without the import.
 if TYPE_CHECKING:
     from debugreg import errors
     from debugreg._codec import DR6, DR7, Slot, encode_dr7
+    from debugreg._compare import Comparison, compare
     from debugreg._core import __version__
+    from debugreg._cost import Cost
+    from debugreg._machine import Counter, Cpu, Held, Machine, Outcome, Refusal, Registers, Task, Vcpu
+    from debugreg._policies import PolicyRow, policies
+    from debugreg._replay import Replay, replay
+    from debugreg._scenario import ScenarioReport, run
     from debugreg.errors import DebugregError, ScenarioError, TraceError
 
 __all__ = [
     "DR6",
     "DR7",
+    "Comparison",
+    "Cost",
+    "Counter",
+    "Cpu",
     "DebugregError",
+    "Held",
+    "Machine",
+    "Outcome",
+    "PolicyRow",
+    "Refusal",
+    "Registers",
+    "Replay",
     "ScenarioError",
+    "ScenarioReport",
     "Slot",
+    "Task",
     "TraceError",
+    "Vcpu",
     "__version__",
+    "compare",
     "encode_dr7",
     "errors",
+    "policies",
+    "replay",
+    "run",
 ]
 
 # Where each public name is loaded from when it is first used.
 _HOMES = {
     "DR6": "_codec",
     "DR7": "_codec",
+    "Comparison": "_compare",
+    "Cost": "_cost",
+    "Counter": "_machine",
+    "Cpu": "_machine",
     "DebugregError": "errors",
+    "Held": "_machine",
+    "Machine": "_machine",
+    "Outcome": "_machine",
+    "PolicyRow": "_policies",
+    "Refusal": "_machine",
+    "Registers": "_machine",
+    "Replay": "_replay",
     "ScenarioError": "errors",
+    "ScenarioReport": "_scenario",
     "Slot": "_codec",
+    "Task": "_machine",
     "TraceError": "errors",
+    "Vcpu": "_machine",
     "__version__": "_core",
+    "compare": "_compare",
     "encode_dr7": "_codec",
+    "policies": "_policies",
+    "replay": "_replay",
+    "run": "_scenario",
 }
 
 

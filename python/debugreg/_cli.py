@@ -8,24 +8,40 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from debugreg.errors import DebugregError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from rich.console import Console
 
-__all__ = ["COMMANDS", "command", "console", "print_json", "run"]
+_F = TypeVar("_F", bound="Callable[..., int | None]")
+
+__all__ = [
+    "COMMANDS",
+    "command",
+    "console",
+    "policy_option",
+    "print_json",
+    "progress",
+    "run",
+    "vendor_option",
+]
 
 # name: (module of debugreg._commands that has a function of that name, short help)
 COMMANDS = {
+    "compare": ("compare", "Compare every policy on a real trace: what it costs, what it keeps."),
     "decode": ("codec", "Show what the bits of DR7 or DR6 say."),
     "encode": ("codec", "Show the DR7 that arms a slot."),
+    "policies": ("policies", "List the policies and their deltas."),
+    "replay": ("replay", "Replay traces under policies, and compare with what the kernel did."),
+    "run": ("run", "Run scenarios, each line against its expectation."),
 }
 
 
@@ -68,6 +84,46 @@ def command(
         return click.command(epilog=f"\b\nExample:\n  {example}", context_settings=settings)(with_json(function))
 
     return decorate
+
+
+def policy_option(text: str) -> Callable[[_F], _F]:
+    """Give a command `--policy`, which may come several times."""
+
+    def names(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+        from debugreg import _core
+
+        for name in value:
+            try:
+                _core.policy_name(name)
+            except ValueError as error:
+                raise click.BadParameter(str(error)) from error
+        return value
+
+    return click.option("--policy", multiple=True, metavar="NAME", callback=names, help=text)
+
+
+def vendor_option(function: _F) -> _F:
+    """Give a command `--vendor`."""
+    text = "Whose virtualisation. Default: what the file says, else amd."
+    return click.option("--vendor", type=click.Choice(["intel", "amd"]), help=text)(function)
+
+
+@contextmanager
+def progress(what: str) -> Generator[Callable[[str, int, int | None], None]]:
+    """Show on stderr how far long work is: call it with what is being done, how much is done, and of how much.
+
+    Nothing is shown where nobody looks, and nothing is left behind.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _what, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda name, done, total: bar.update(task, description=f"{what} {name}", completed=done, total=total)
 
 
 def console() -> Console:

@@ -3,12 +3,22 @@
 The compiled half of debugreg. Private: use the package `debugreg`.
 """
 
-from typing import Final, SupportsIndex
+from os import PathLike
+from typing import Any, Final, Self, SupportsIndex, final
+
+from typing_extensions import disjoint_base
 
 __all__ = [
     "DR6_IDLE",
     "DR7_RESET",
     "__version__",
+    "Counter",
+    "Cpu",
+    "Machine",
+    "Task",
+    "Trace",
+    "Vcpu",
+    "batch",
     "dr6_events",
     "dr6_flags",
     "dr6_from_events",
@@ -23,7 +33,12 @@ __all__ = [
     "dr7_reserved",
     "dr7_slot",
     "encode_dr7",
+    "policies",
+    "policy_name",
     "register",
+    "scenario_declares",
+    "scenario_format",
+    "scenario_run",
 ]
 
 DR6_IDLE: Final[int]
@@ -40,6 +55,277 @@ __version__: Final[str]
 """
 The version of the package.
 """
+
+@disjoint_base
+class Counter:
+    """
+    A perf breakpoint counter.
+    """
+    def __new__(cls, machine: Machine, id: SupportsIndex, /) -> Self: ...
+    @property
+    def _id(self, /) -> int: ...
+    @property
+    def active(self, /) -> bool:
+        """
+        Whether it is in a register.
+        """
+    def close(self, /) -> None:
+        """
+        Close the last descriptor.
+        """
+    @property
+    def count(self, /) -> int:
+        """
+        How often it was hit.
+        """
+    def disable(self, /) -> None:
+        """
+        PERF_EVENT_IOC_DISABLE: the slot stays taken.
+        """
+    def enable(self, /) -> None:
+        """
+        PERF_EVENT_IOC_ENABLE.
+        """
+    @property
+    def name(self, /) -> str:
+        """
+        What a scenario line calls it.
+        """
+    @property
+    def scope(self, /) -> str:
+        """
+        Whom it counts.
+        """
+
+@disjoint_base
+class Cpu:
+    """
+    A CPU.
+    """
+    def __new__(cls, machine: Machine, index: SupportsIndex, /) -> Self: ...
+    @property
+    def _hardware(self, /) -> tuple[int, int, int, int, int, int]: ...
+    @property
+    def _nothing(self, /) -> bool:
+        """
+        A property that does nothing, of the same signature: what a call costs, for bench/.
+        """
+    def _nothing_with(self, task: Task | None, /) -> None:
+        """
+        A method that does nothing, of the same signature: what a call costs, for bench/.
+        """
+    @property
+    def _owed(self, /) -> tuple[int, int, int, int, int, int]: ...
+    @property
+    def _registers(self, /) -> tuple[int, int, int, int, int, int]: ...
+    @property
+    def _running(self, /) -> int:
+        """
+        Who runs: its number, 0 for idle.
+        """
+    @property
+    def _slots(self, /) -> list[tuple[int | None, str, str, int] | None]:
+        """
+        By slot: the counter's number and name, its scope, and since which event; a number of None is kgdb.
+        """
+    @property
+    def breakpoints_active(self, /) -> bool:
+        """
+        The cheap test: whether a host breakpoint is in a register here (`hw_breakpoint_active`).
+        """
+    @property
+    def index(self, /) -> int:
+        """
+        Number of the CPU.
+        """
+    def refresh(self, /) -> None:
+        """
+        Refresh the hardware from the shadow: Jan's second wish.
+        """
+    def sched_switch(self, task: Task | None, /) -> None:
+        """
+        Switch to another task; None is the idle task.
+        """
+
+@disjoint_base
+class Machine:
+    """
+    A machine: CPUs, tasks, counters, vCPUs.
+    """
+    def __new__(
+        cls,
+        cpus: SupportsIndex,
+        vendor: str,
+        policy: str,
+        slots: SupportsIndex,
+        paranoid: SupportsIndex,
+        hypervisor: bool,
+        fred: bool,
+        disabled_match: bool,
+        /,
+    ) -> Self: ...
+    def _add_task(self, name: str, cpu: SupportsIndex, caps: str, bits: SupportsIndex, /) -> int:
+        """
+        Add a task and return its number.
+        """
+    def _add_vcpu(self, name: str, task: SupportsIndex, /) -> int:
+        """
+        Add a vCPU and return its number.
+        """
+    @property
+    def _cost(self, /) -> tuple[int, int, int, int, int]:
+        """
+        What everything has cost so far.
+        """
+    @property
+    def _cpu_count(self, /) -> int: ...
+    def _do(
+        self, line: str, /
+    ) -> tuple[
+        bool | None,
+        str,
+        list[tuple[str, int]],
+        str | None,
+        int | None,
+        int | None,
+        tuple[int, int, int, int, int, int] | None,
+        tuple[int, str, str, list[tuple[str, int]]] | None,
+        list[str],
+    ]:
+        """
+        Perform one line of the language.
+
+        Returns:
+            Whether the expectation held (None without one); the outcome as text; the counters that were hit or bound,
+            by name and number; the exception ("#DB", "#UD", "#GP", "debug" for KVM_EXIT_DEBUG, "SIGTRAP"); DR6; a
+            number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
+        """
+    @property
+    def clock(self, /) -> int:
+        """
+        How many events there have been.
+        """
+    @property
+    def policy(self, /) -> str:
+        """
+        The policy, as a name with its deltas.
+        """
+    @property
+    def vendor(self, /) -> str:
+        """
+        'intel' or 'amd'.
+        """
+
+@disjoint_base
+class Task:
+    """
+    A task.
+    """
+    def __new__(cls, machine: Machine, id: SupportsIndex, /) -> Self: ...
+    @property
+    def _id(self, /) -> int: ...
+    @property
+    def running(self, /) -> bool:
+        """
+        Whether it is on its CPU.
+        """
+
+@final
+class Trace:
+    """
+    A trace that has been read.
+    """
+    @property
+    def cpus(self, /) -> int:
+        """
+        How many CPUs its lines name.
+        """
+    @property
+    def has_steps(self, /) -> bool:
+        """
+        Whether a steps file lies beside it.
+        """
+    @property
+    def passed_over(self, /) -> tuple[int, int, int, bool]:
+        """
+        What the reader passed over: unreadable lines, unknown events, lost events, and whether the last line is cut off.
+        """
+    @staticmethod
+    def read(path: str | PathLike[str], /) -> tuple[Trace | None, str | None]:
+        """
+        Read a trace and the steps file beside it; the second is what is wrong with the file instead.
+        """
+    def replay(
+        self, policy: str, vendor: str | None, verify: bool, progress: Any | None, /
+    ) -> tuple[
+        str,
+        int,
+        tuple[int, int, int, int, int],
+        list[tuple[str, tuple[int, int, int, int, int], bool]],
+        bool,
+        list[tuple[int, str]],
+        list[tuple[str, int, int, int | None]],
+        list[tuple[int, str]],
+        tuple[
+            tuple[int, int, int],
+            tuple[int, int, int],
+            tuple[int, int, int],
+            tuple[int, int, int],
+            tuple[int, int, int] | None,
+            list[tuple[int, int, str, str]],
+        ]
+        | None,
+    ]:
+        """
+        Replay under a policy: `progress` is called now and then with the number of rows done.
+
+        Returns:
+            The policy; events; cost; phases as name, cost and whether something in them was not expressible; whether the
+            cost is a lower bound; what was not expressible, as line and reason; what was observed; what the trace does not determine; the
+            verification.
+        """
+    @property
+    def rows(self, /) -> int:
+        """
+        Number of input rows.
+        """
+    @property
+    def vendor(self, /) -> str:
+        """
+        'intel' or 'amd', as its exits show.
+        """
+
+@disjoint_base
+class Vcpu:
+    """
+    A virtual CPU.
+    """
+    def __new__(cls, machine: Machine, id: SupportsIndex, /) -> Self: ...
+    @property
+    def _own(self, /) -> tuple[int, int, int, int, int, int]: ...
+    @property
+    def in_guest(self, /) -> bool:
+        """
+        Whether its guest runs.
+        """
+    def vm_entry(self, /) -> None:
+        """
+        VM entry.
+        """
+    def vm_exit(self, reason: str = "io", /) -> None:
+        """
+        VM exit.
+        """
+
+def batch(what: str, count: SupportsIndex, /) -> tuple[int, int, int, int, int]:
+    """
+    Perform a transition many times on a machine of its own and return the cost, for bench/.
+
+    Args:
+        what: 'skip', 'install' (one breakpoint in and out), 'install4' (four), 'switch' (to a task that has a
+            breakpoint and back), 'switch-idle' (nothing set), 'entry' (one VM entry and exit), 'entry-idle'.
+        count: How often.
+    """
 
 def dr6_events(value: SupportsIndex, /) -> int:
     """
@@ -131,7 +417,40 @@ def encode_dr7(slot: SupportsIndex, *, len: SupportsIndex, type: str) -> int:
         '0x90202'
     """
 
+def policies() -> list[tuple[str, str, str, str, list[tuple[str, str, str]]]]:
+    """
+    List the policies: name, host half, KVM half, a line, and its deltas as id, state and line.
+    """
+
+def policy_name(text: str, /) -> str:
+    """
+    Check the name of a policy and return it as it prints.
+    """
+
 def register(value: SupportsIndex, /) -> int:
     """
     Return the value, refusing what is not a 64-bit unsigned integer.
+    """
+
+def scenario_declares(text: str, /) -> tuple[tuple[list[str], str | None] | None, tuple[int, int, str] | None]:
+    """
+    Read a scenario and return its policies and its vendor, or the first mistake.
+    """
+
+def scenario_format(text: str, /) -> tuple[str | None, tuple[int, int, str] | None]:
+    """
+    Read a scenario and print it in the language's own spelling.
+    """
+
+def scenario_run(
+    text: str, policy: str, vendor: str | None, with_steps: bool, /
+) -> tuple[
+    tuple[
+        bool, list[tuple[int, str, str | None, str, bool | None, str | None, list[str]]], tuple[int, int, int, int, int]
+    ]
+    | None,
+    tuple[int, int, str] | None,
+]:
+    """
+    Run a scenario and return whether it holds, its steps and its cost; or the first mistake.
     """

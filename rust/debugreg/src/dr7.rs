@@ -60,7 +60,7 @@ impl Dr7 {
     pub const GD: u64 = 1 << 13;
     /// L0-L3 and G0-G3.
     pub const ENABLES: u64 = 0xff;
-    /// G0-G3: what `hw_breakpoint_active` tests.
+    /// G0-G3.
     pub const GLOBAL_ENABLES: u64 = 0xaa;
     /// Bits that always read as zero: 12, 14 and 15.
     pub const RESERVED_ZERO: u64 = 0xd000;
@@ -93,6 +93,12 @@ impl Dr7 {
     #[inline]
     pub const fn any_armed(self) -> bool {
         self.0 & Dr7::ENABLES != 0
+    }
+
+    /// Whether any slot is armed by G: the kernel's `hw_breakpoint_active`, asked of its shadow.
+    #[inline]
+    pub const fn any_global(self) -> bool {
+        self.0 & Dr7::GLOBAL_ENABLES != 0
     }
 
     /// The R/W field of a slot, armed or not.

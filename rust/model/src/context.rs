@@ -270,9 +270,9 @@ impl Machine {
         let pinned = self.counter(id).attr.pinned;
         let context = &mut self.contexts[to.index()];
         if pinned {
-            context.pinned.push(id)
+            context.pinned.push(id);
         } else {
-            context.flexible.push(id)
+            context.flexible.push(id);
         }
         context.generation += 1;
         self.counters[id.index()].context = Some(to);

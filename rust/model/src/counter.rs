@@ -66,6 +66,20 @@ pub struct Attr {
 }
 
 impl Attr {
+    /// A write breakpoint with no flag set.
+    pub const fn write(bp_addr: u64, bp_len: u64) -> Attr {
+        Attr {
+            bp_type: BpType::W,
+            bp_addr,
+            bp_len,
+            pinned: false,
+            disabled: false,
+            inherit: false,
+            exclude_user: false,
+            exclude_kernel: false,
+        }
+    }
+
     /// What `ptrace_breakpoint_init` starts from: pinned, user mode only.
     pub const fn ptrace(bp_type: BpType, bp_addr: u64, bp_len: u64, disabled: bool) -> Attr {
         Attr {

@@ -102,6 +102,22 @@ pub enum ExitReason {
     Other(&'static str),
 }
 
+impl ExitReason {
+    /// The reason that a scenario calls so; a name that means nothing to the debug registers is any other exit.
+    pub fn named(name: &str) -> ExitReason {
+        match name {
+            "dr" => ExitReason::DrAccess(DrAccess { dr: 7, write: None }),
+            "db" => ExitReason::Db(None),
+            "fastpath" => ExitReason::Fastpath,
+            "intr" => ExitReason::Other("intr"),
+            "nmi" => ExitReason::Other("nmi"),
+            "hlt" => ExitReason::Other("hlt"),
+            "io" => ExitReason::Other("io"),
+            _ => ExitReason::Other("other"),
+        }
+    }
+}
+
 /// A MOV DR as an exit describes it.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct DrAccess {

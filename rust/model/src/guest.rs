@@ -9,7 +9,7 @@ use debugreg::{Breakpoint, Dr, Dr6, Dr7, Slot};
 
 use crate::event::{DrAccess, ExitReason, GuestDebug, Misuse, Outcome, Vector};
 use crate::machine::{Machine, Vendor};
-use crate::policy::{Delta, DrHandling};
+use crate::policy::{Delta, DrHandling, common};
 use crate::step::{Kvm, Mark, On, Probe};
 use crate::{CpuId, VcpuId};
 
@@ -43,7 +43,7 @@ impl Machine {
         let before = self.cpu(cpu).bank.cost.touched();
         let policy = self.policy;
         let mut kvm = self.kvm(id, cpu, probe);
-        policy.inject_db(&mut kvm);
+        common::inject_db(&mut kvm);
         policy.vm_entry(&mut kvm);
         kvm.host.mark(Mark::Entry);
         self.count_skip(cpu, before);
@@ -123,7 +123,7 @@ impl Machine {
         if let (DrHandling::Emulate, Some(value)) = (handling, access.write)
             && let Some(dr) = Dr::from_number(access.dr)
         {
-            policy.set_dr(&mut kvm, dr, value);
+            common::set_dr(&mut kvm, dr, value);
             self.vcpus[id.index()].own.set(dr, fixed(dr, value));
         }
         handling
@@ -293,7 +293,6 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
-        let policy = self.policy;
         let vcpu = &mut self.vcpus[id.index()];
         // Without ENABLE the call switches everything off.
         let enabled = debug.control & GuestDebug::ENABLE != 0;
@@ -307,7 +306,7 @@ impl Machine {
         if debug.control & GuestDebug::INJECT_DB != 0 {
             vcpu.pending_db = Some(0);
         }
-        policy.update_dr7(&mut self.kvm(id, cpu, probe));
+        common::update_dr7(&mut self.kvm(id, cpu, probe));
         Ok(Outcome::Ok)
     }
 
@@ -358,13 +357,12 @@ impl Machine {
 
     /// What follows every change of the guest's registers from outside.
     fn load_guest_view<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, dr6: Option<u64>, probe: &mut P) {
-        let policy = self.policy;
         let mut kvm = self.kvm(id, cpu, probe);
         if let Some(dr6) = dr6 {
-            policy.store_dr6(&mut kvm, dr6);
+            common::store_dr6(&mut kvm, dr6);
         }
-        policy.update_dr0123(&mut kvm);
-        policy.update_dr7(&mut kvm);
+        common::update_dr0123(&mut kvm);
+        common::update_dr7(&mut kvm);
         let vcpu = self.vcpu(id);
         let own = debugreg::Registers { dr: vcpu.db, dr6: dr6.unwrap_or(vcpu.own.dr6), dr7: vcpu.dr7 };
         self.vcpus[id.index()].own = own;

@@ -186,6 +186,22 @@ impl Machine {
         self.cpu(self.task(task).cpu).running == task
     }
 
+    /// The cheap test, as KVM asks it: whether the shadow of a CPU is active. Nothing else is looked at.
+    #[inline]
+    pub fn breakpoints_active(&self, cpu: CpuId) -> bool {
+        debugreg::Dr7(self.cpu(cpu).bank.control).any_global()
+    }
+
+    /// Whether a vCPU's guest runs.
+    pub fn guest_runs(&self, id: VcpuId) -> bool {
+        self.cpu(self.task(self.vcpu(id).task).cpu).guest == Some(id)
+    }
+
+    /// Says that a task is a 32-bit program.
+    pub fn set_32bit(&mut self, task: TaskId, is_32bit: bool) {
+        self.tasks[task.index()].is_32bit = is_32bit;
+    }
+
     /// What everything has cost so far.
     pub fn cost(&self) -> Cost {
         self.cpus.iter().fold(Cost::default(), |sum, cpu| sum + cpu.bank.cost)

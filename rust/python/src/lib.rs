@@ -6,6 +6,9 @@
 
 mod argument;
 mod codec;
+mod machine;
+mod replay;
+mod scenario;
 
 /// The compiled half of debugreg. Private: use the package `debugreg`.
 #[pyo3::pymodule]
@@ -15,6 +18,15 @@ mod _core {
         dr6_events, dr6_flags, dr6_from_events, dr6_hits, dr6_layout, dr6_reserved, dr7_arm, dr7_disarm, dr7_fields,
         dr7_flags, dr7_layout, dr7_reserved, dr7_slot, encode_dr7, register,
     };
+
+    #[pymodule_export]
+    use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu, batch};
+
+    #[pymodule_export]
+    use super::replay::PyTrace;
+
+    #[pymodule_export]
+    use super::scenario::{policies, policy_name, scenario_declares, scenario_format, scenario_run};
 
     /// DR6 when nothing happened.
     #[pymodule_export]

@@ -334,7 +334,7 @@ impl Reading {
 /// The debug register at an offset of `struct user` (x86-64).
 fn register(offset: u64) -> Option<u8> {
     match offset {
-        0x350..=0x388 if offset % 8 == 0 => Some(((offset - 0x350) / 8) as u8),
+        0x350..=0x388 if offset.is_multiple_of(8) => Some(((offset - 0x350) / 8) as u8),
         _ => None,
     }
 }

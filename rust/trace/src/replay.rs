@@ -29,6 +29,8 @@ pub struct Replay {
     pub lower_bound: bool,
     /// Events that the policy's kernel has no word for: the line and why.
     pub not_expressible: Vec<(u32, String)>,
+    /// Lines whose effect the trace does not determine, and why: they predict nothing.
+    pub undetermined: Vec<(u32, String)>,
     /// Its manners.
     pub observed: Observed,
     /// The comparison with the kernel, if it was asked for.
@@ -116,6 +118,7 @@ struct Replayer<'a> {
     phase_start: Cost,
     lower_bound: bool,
     not_expressible: Vec<(u32, String)>,
+    undetermined: Vec<(u32, String)>,
     events: u64,
 }
 
@@ -156,6 +159,7 @@ impl<'a> Replayer<'a> {
             phase_start: Cost::default(),
             lower_bound: false,
             not_expressible: Vec::new(),
+            undetermined: Vec::new(),
             events: 0,
         }
     }
@@ -220,7 +224,7 @@ impl<'a> Replayer<'a> {
             }
             Input::Entry { vcpu } => self.entry(row, cpu, vcpu),
             Input::KvmExit { vcpu, why, guest_dr7 } => self.exit(row, cpu, vcpu, why, guest_dr7),
-            // Without a `->` line the open never came back: nobody knows whether it acted.
+            Input::Open { result: None, .. } => self.unknown(row, "the call does not return in this trace"),
             Input::Open { .. } | Input::Nothing | Input::Exit { .. } => {}
             Input::Close { fd } => {
                 if let Some(counter) = self.descriptors.get_mut(&row.pid).and_then(|fds| fds.remove(&fd)) {
@@ -286,6 +290,10 @@ impl<'a> Replayer<'a> {
         }
     }
 
+    fn unknown(&mut self, row: &Row, why: &str) {
+        self.undetermined.push((row.line, why.to_owned()));
+    }
+
     fn switch(&mut self, cpu: CpuId, next: i32, line: u32) {
         let next = self.task(next, cpu);
         self.events += 1;
@@ -302,7 +310,9 @@ impl<'a> Replayer<'a> {
         let Input::Open { attr, pid, cpu: on, result } = row.input else { return };
         let here = CpuId(u32::from(row.cpu));
         let by = self.task(row.pid, here);
-        let Some(wanted) = wanted(attr) else { return };
+        let Some(wanted) = wanted(attr) else {
+            return self.unknown(row, "the probe could not read what was asked for");
+        };
         let task = match pid {
             0 => Some(by),
             -1 => None,
@@ -381,7 +391,9 @@ impl<'a> Replayer<'a> {
     }
 
     fn exit(&mut self, row: &Row, cpu: CpuId, number: Option<u32>, why: Why, guest_dr7: Option<u64>) {
-        let Some(vcpu) = self.machine.cpu(cpu).guest else { return };
+        let Some(vcpu) = self.machine.cpu(cpu).guest else {
+            return self.unknown(row, "the guest was entered before the trace begins");
+        };
         debug_assert!(number.is_none_or(|number| self.vcpus.get(&(row.pid, number)).is_none_or(|&id| id == vcpu)));
         let stay = self.stays.remove(&vcpu).unwrap_or_default();
         if self.trace.steps.is_none() && self.machine.vcpu(vcpu).wont_exit {
@@ -448,6 +460,7 @@ impl<'a> Replayer<'a> {
             phases: self.phases,
             lower_bound: self.lower_bound,
             not_expressible: self.not_expressible,
+            undetermined: self.undetermined,
             observed: self.watch.observer.observed,
             verify: self.watch.predictions.map(|predictions| verify(self.trace, &predictions)),
         }

@@ -249,20 +249,18 @@ fn compare_segments(
                 differences.push(difference(cpu, left, right, next));
             }
             (p, o) = (p + 1, o + 1);
-        } else if left.anchor.window() < right.anchor.window() {
+        } else if left.anchor.window() < right.anchor.window() || !ahead(&observed[o..], left.anchor) {
             p += 1;
-        } else if left.anchor.window() > right.anchor.window() {
-            o += 1;
-        } else if observed[o..]
-            .iter()
-            .take_while(|s| s.anchor.window() == left.anchor.window())
-            .any(|s| s.anchor == left.anchor)
-        {
-            o += 1;
         } else {
-            p += 1;
+            o += 1;
         }
     }
+}
+
+/// Whether the truth has an anchor further on, without leaving its window.
+fn ahead(observed: &[Segment], anchor: Anchor) -> bool {
+    let mut before = observed.iter().take_while(|segment| segment.anchor.window() <= anchor.window());
+    before.any(|segment| segment.anchor.window() < anchor.window() || segment.anchor == anchor)
 }
 
 /// Where two lists of MOV DR part. The truth does not say to which window a MOV belongs: a predicted one does, and what

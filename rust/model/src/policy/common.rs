@@ -46,7 +46,7 @@ impl<P: Probe> Kvm<'_, P> {
 }
 
 /// `kvm_update_dr0123`.
-pub(super) fn update_dr0123<P: Probe>(kvm: &mut Kvm<'_, P>) {
+pub(crate) fn update_dr0123<P: Probe>(kvm: &mut Kvm<'_, P>) {
     let vcpu = kvm.vcpu();
     if !vcpu.debugger_owns() {
         vcpu.eff_db = vcpu.db;
@@ -54,14 +54,14 @@ pub(super) fn update_dr0123<P: Probe>(kvm: &mut Kvm<'_, P>) {
 }
 
 /// `kvm_update_dr7`: the vendor's DR7, and whether it enables anything.
-pub(super) fn update_dr7<P: Probe>(kvm: &mut Kvm<'_, P>) {
+pub(crate) fn update_dr7<P: Probe>(kvm: &mut Kvm<'_, P>) {
     let dr7 = kvm.vcpu().effective_dr7();
     kvm.write_field(Field::GuestDr7, dr7);
     kvm.vcpu().bp_enabled = Dr7(dr7).any_armed();
 }
 
 /// `kvm_set_dr`: the guest's view; the effective one too unless a debugger has it.
-pub(super) fn set_dr<P: Probe>(kvm: &mut Kvm<'_, P>, dr: Dr, value: u64) {
+pub(crate) fn set_dr<P: Probe>(kvm: &mut Kvm<'_, P>, dr: Dr, value: u64) {
     let value = fixed(dr, value);
     match dr {
         Dr::Address(slot) => {
@@ -77,7 +77,7 @@ pub(super) fn set_dr<P: Probe>(kvm: &mut Kvm<'_, P>, dr: Dr, value: u64) {
 }
 
 /// Stores the guest's DR6.
-pub(super) fn store_dr6<P: Probe>(kvm: &mut Kvm<'_, P>, value: u64) {
+pub(crate) fn store_dr6<P: Probe>(kvm: &mut Kvm<'_, P>, value: u64) {
     if kvm.dr6_in_vmcb() {
         kvm.write_field(Field::GuestDr6, value);
     } else {
@@ -85,8 +85,15 @@ pub(super) fn store_dr6<P: Probe>(kvm: &mut Kvm<'_, P>, value: u64) {
     }
 }
 
+/// Delivers a #DB that waits for the entry.
+pub(crate) fn inject_db<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    if let Some(events) = kvm.vcpu().pending_db.take() {
+        deliver_db(kvm, events);
+    }
+}
+
 /// `kvm_deliver_exception_payload` for #DB. Where the VMCB has DR6, the hardware has put the events there already.
-pub(super) fn deliver_db<P: Probe>(kvm: &mut Kvm<'_, P>, events: u64) {
+fn deliver_db<P: Probe>(kvm: &mut Kvm<'_, P>, events: u64) {
     if !kvm.dr6_in_vmcb() {
         let loses_sticky = kvm.has(Delta::H09);
         let vcpu = kvm.vcpu();

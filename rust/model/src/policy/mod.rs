@@ -2,7 +2,7 @@
 //!
 //! One file per KVM half; each reads like the numbered steps that it implements and cites them.
 
-mod common;
+pub(crate) mod common;
 mod lean;
 mod linux_2_6_30;
 mod linux_2_6_33;
@@ -53,6 +53,20 @@ pub enum KvmHalf {
     Skip,
     /// [`lean`].
     Lean,
+}
+
+impl KvmHalf {
+    /// As `debugreg policies` shows it: the file that has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvmHalf::Linux2_6_30 => "linux-2.6.30",
+            KvmHalf::Linux2_6_33 => "linux-2.6.33",
+            KvmHalf::Linux5_15 => "linux-5.15",
+            KvmHalf::PerfSched => "perf-sched",
+            KvmHalf::Skip => "skip",
+            KvmHalf::Lean => "lean",
+        }
+    }
 }
 
 /// What the exit handler of a guest's MOV DR does.
@@ -316,19 +330,6 @@ impl Policy {
         vendor == Vendor::Amd && matches!(self.kvm, KvmHalf::Linux2_6_30 | KvmHalf::Linux2_6_33)
     }
 
-    /// Delivers a #DB that waits: into DR6, and GD is cleared.
-    #[inline]
-    pub(crate) fn inject_db<P: Probe>(self, kvm: &mut Kvm<'_, P>) {
-        if let Some(events) = kvm.vcpu().pending_db.take() {
-            common::deliver_db(kvm, events);
-        }
-    }
-
-    /// `kvm_set_dr`.
-    pub(crate) fn set_dr<P: Probe>(self, kvm: &mut Kvm<'_, P>, dr: Dr, value: u64) {
-        common::set_dr(kvm, dr, value);
-    }
-
     /// `kvm_get_dr`: the guest-visible value, never the debugger's.
     pub(crate) fn get_dr(self, vcpu: &Vcpu, dr: Dr, vendor: Vendor) -> u64 {
         match dr {
@@ -337,21 +338,6 @@ impl Policy {
             Dr::Status => vcpu.dr6,
             Dr::Control => vcpu.dr7,
         }
-    }
-
-    /// Stores the guest's DR6 where this policy keeps it.
-    pub(crate) fn store_dr6<P: Probe>(self, kvm: &mut Kvm<'_, P>, value: u64) {
-        common::store_dr6(kvm, value);
-    }
-
-    /// `kvm_update_dr0123`.
-    pub(crate) fn update_dr0123<P: Probe>(self, kvm: &mut Kvm<'_, P>) {
-        common::update_dr0123(kvm);
-    }
-
-    /// `kvm_update_dr7`.
-    pub(crate) fn update_dr7<P: Probe>(self, kvm: &mut Kvm<'_, P>) {
-        common::update_dr7(kvm);
     }
 }
 

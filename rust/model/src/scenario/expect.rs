@@ -161,7 +161,7 @@ fn state(first: Word<'_>, words: &mut Words<'_>, names: &Names) -> Result<Expect
 
 impl Expectation {
     /// Whether an outcome is what was expected. `symbol` gives the symbol of a counter, if it has one.
-    pub(super) fn holds(&self, outcome: &Outcome, symbol: impl Fn(CounterId) -> Option<CounterId>) -> bool {
+    pub fn holds(&self, outcome: &Outcome, symbol: impl Fn(CounterId) -> Option<CounterId>) -> bool {
         match (self, outcome) {
             (Expectation::Ok, Outcome::Ok)
             | (Expectation::Bind(_), Outcome::Bound(_))

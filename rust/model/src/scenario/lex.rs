@@ -66,7 +66,7 @@ pub(super) fn words(text: &str, line: u32) -> Vec<Word<'_>> {
 /// The words of one line, read from left to right.
 #[derive(Debug)]
 pub(super) struct Words<'a> {
-    words: &'a [Word<'a>],
+    all: &'a [Word<'a>],
     at: usize,
     end: Word<'a>,
 }
@@ -76,11 +76,11 @@ impl<'a> Words<'a> {
     pub(super) fn new(words: &'a [Word<'a>]) -> Words<'a> {
         let last = words.last().expect("a line that is read has a word");
         let column = last.column + last.text.chars().count() as u32;
-        Words { words, at: 0, end: Word { text: "", line: last.line, column } }
+        Words { all: words, at: 0, end: Word { text: "", line: last.line, column } }
     }
 
     pub(super) fn peek(&self) -> Option<Word<'a>> {
-        self.words.get(self.at).copied()
+        self.all.get(self.at).copied()
     }
 
     pub(super) fn next(&mut self) -> Option<Word<'a>> {

@@ -5,7 +5,7 @@ use debugreg::trip::{Access, What};
 use super::ScenarioError;
 use super::lex::{Word, Words, parse_number};
 use super::names::{Named, Names, cpu_number};
-use crate::{Attr, BpType, Changes, CounterId, CpuId, DrAccess, Event, ExitReason, GuestDebug, Nmi, TaskId, VcpuId};
+use crate::{Attr, BpType, Changes, CounterId, CpuId, Event, ExitReason, GuestDebug, Nmi, TaskId, VcpuId};
 
 const TASK_EVENTS: &str =
     "perf_event_open, ptrace_poke, ptrace_peek, attach, detach, fork, exec, exit, migrate, load, store, execute";
@@ -58,9 +58,8 @@ fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut 
             let access = access(event, words)?;
             let [mode] = Arguments::read(words, &["mode"], &[])?.values;
             let kernel = match mode {
-                None => false,
                 Some((_, "kernel")) => true,
-                Some((_, "user")) => false,
+                None | Some((_, "user")) => false,
                 Some((word, text)) => {
                     return Err(word.error(format!("mode: found '{text}', allowed are kernel and user")));
                 }
@@ -115,7 +114,7 @@ fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Ev
         "vm_entry" => Event::VmEntry(vcpu),
         "vm_exit" => {
             let [reason] = Arguments::<1>::read(words, &["reason"], &[])?.values;
-            Event::VmExit(vcpu, exit_reason(reason.map(|(_, text)| text)))
+            Event::VmExit(vcpu, ExitReason::named(reason.map_or("io", |(_, text)| text)))
         }
         "load" | "store" | "execute" => {
             let access = access(event, words)?;
@@ -162,20 +161,6 @@ fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Ev
         "init" => Event::Init(vcpu),
         _ => return Err(unknown(event, "a vCPU", VCPU_EVENTS)),
     })
-}
-
-/// Reasons that the debug registers care about, and a few that they do not.
-fn exit_reason(text: Option<&str>) -> ExitReason {
-    match text {
-        Some("dr") => ExitReason::DrAccess(DrAccess { dr: 7, write: None }),
-        Some("db") => ExitReason::Db(None),
-        Some("fastpath") => ExitReason::Fastpath,
-        Some("intr") => ExitReason::Other("intr"),
-        Some("nmi") => ExitReason::Other("nmi"),
-        Some("hlt") => ExitReason::Other("hlt"),
-        None | Some("io") => ExitReason::Other("io"),
-        Some(_) => ExitReason::Other("other"),
-    }
 }
 
 fn set_guest_debug(vcpu: VcpuId, words: &mut Words<'_>) -> Result<Event, ScenarioError> {

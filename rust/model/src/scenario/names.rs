@@ -15,7 +15,7 @@ pub(super) enum Named {
 /// All names, in the order in which they came.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Names {
-    names: Vec<(String, Named)>,
+    all: Vec<(String, Named)>,
     cpus: usize,
     tasks: u32,
     vcpus: u32,
@@ -26,11 +26,11 @@ impl Names {
     /// No names yet, on a machine with that many CPUs.
     pub fn new(cpus: usize) -> Names {
         // Task 0 is the idle task.
-        Names { names: Vec::new(), cpus, tasks: 1, vcpus: 0, counters: 0 }
+        Names { all: Vec::new(), cpus, tasks: 1, vcpus: 0, counters: 0 }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Named> {
-        self.names.iter().find(|(known, _)| known == name).map(|&(_, named)| named)
+        self.all.iter().find(|(known, _)| known == name).map(|&(_, named)| named)
     }
 
     /// The name of a task.
@@ -49,7 +49,7 @@ impl Names {
     }
 
     fn of(&self, wanted: Named) -> &str {
-        self.names.iter().find(|&&(_, named)| named == wanted).map_or("?", |(name, _)| name)
+        self.all.iter().find(|&&(_, named)| named == wanted).map_or("?", |(name, _)| name)
     }
 
     /// How many counters have names.
@@ -92,7 +92,7 @@ impl Names {
         if self.get(name).is_some() {
             return Err(word.error(format!("'{name}' is taken already: names are unique in a file")));
         }
-        self.names.push((name.to_owned(), named));
+        self.all.push((name.to_owned(), named));
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl Names {
     }
 
     fn listed(&self, want: impl Fn(Named) -> bool, none: &str) -> String {
-        let names: Vec<_> = self.names.iter().filter(|(_, named)| want(*named)).map(|(name, _)| &**name).collect();
+        let names: Vec<_> = self.all.iter().filter(|(_, named)| want(*named)).map(|(name, _)| &**name).collect();
         if names.is_empty() { none.to_owned() } else { names.join(", ") }
     }
 }

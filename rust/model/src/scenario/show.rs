@@ -247,7 +247,7 @@ pub fn show_step(step: Step) -> String {
             format!("cmpxchg {} = {value:#x} ({})", show_word(word), if took { "took" } else { "lost" })
         }
         Step::WriteDr(dr, value) => format!("mov {}, {value:#x}", show_dr(dr)),
-        Step::ReadDr(dr, value) => format!("mov {value:#x}, {}", show_dr(dr)),
+        Step::ReadDr(dr, value) => format!("read {} -> {value:#x}", show_dr(dr)),
         Step::WriteField(field, value) => format!("write {} = {value:#x}", show_field(field)),
         Step::ReadField(field, value) => format!("read {} -> {value:#x}", show_field(field)),
     }

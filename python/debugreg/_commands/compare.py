@@ -1,0 +1,145 @@
+"""`debugreg compare`: the page that people see first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from debugreg import _cli
+from debugreg._compare import compare as compare_policies
+from debugreg._cost import WEIGHT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from debugreg._compare import Comparison
+    from debugreg._cost import Cost
+    from debugreg._replay import Observed, Replay
+
+_QUESTIONS = (
+    ("skip-free", "does it do anything when nothing is set?", "no"),
+    ("way-out", "does it touch the hardware on the way out to a guest without breakpoints?", "no"),
+    ("entry-quiet", "can a host breakpoint fire inside the entry itself?", "no"),
+    ("guest-armed", "does the guest run with anything but its own breakpoints?", "no"),
+    ("host-armed", "does the host run with anything but its own breakpoints?", "no"),
+)
+
+
+@_cli.command(example="debugreg compare --policy skip --policy linux")
+@click.argument("traces", nargs=-1, metavar="[TRACE]...")
+@_cli.policy_option("Which policies; may be given several times. Default: all that have names.")
+@_cli.vendor_option
+@click.option(
+    "--weight",
+    type=click.IntRange(min=0),
+    default=WEIGHT,
+    show_default=True,
+    help="How many debug-register accesses a VM exit counts for.",
+)
+def compare(
+    *,
+    traces: tuple[str, ...],
+    policy: tuple[str, ...],
+    vendor: Literal["intel", "amd"] | None,
+    weight: int,
+    as_json: bool,
+) -> None:
+    """Compare policies: what each costs on a real trace, and what it keeps.
+
+    Without a trace: the one that ships with the package, recorded on a stock Debian kernel with kvm-amd.
+    """
+    with _cli.progress("comparing") as tell:
+        comparisons = compare_policies(traces, policies=policy, vendor=vendor, weight=weight, progress=tell)
+    if as_json:
+        documents = [comparison.to_dict() for comparison in comparisons]
+        _cli.print_json(documents[0] if len(documents) == 1 else documents)
+        return
+    console = _cli.console()
+    for comparison in comparisons:
+        for part in _page(comparison):
+            console.print(part)
+
+
+def _page(comparison: Comparison) -> list[RenderableType]:
+    from rich.padding import Padding
+
+    events = max((replay.events for replay in comparison.replays), default=0)
+    cheapest = comparison.cheapest
+    head = (
+        f"\n[bold]{comparison.trace.rpartition('/')[2]}[/]: {comparison.rows:,} rows, {events:,} events, "
+        f"{len(comparison.replays)} policies\n"
+        f"[dim]cost = writes + reads of debug registers + {comparison.weight} x VM exits that the policy caused; "
+        f">= a lower bound, - not expressible there"
+    )
+    parts: list[RenderableType] = [head, _costs(comparison), _manners(comparison)]
+    notes = [f"[bold]{cheapest.policy}[/] is the cheapest that kept all three."] if cheapest else []
+    notes += [
+        f"[bold]{replay.policy}[/]: line {line}: {reason}"
+        for replay in comparison.replays
+        for line, reason in replay.not_expressible
+    ]
+    parts += [Padding("\n".join(notes), (0, 0, 1, 0))] if notes else []
+    return parts
+
+
+def _table(comparison: Comparison, title: str, first: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table.add_column(first, max_width=26)
+    for replay in comparison.replays:
+        # A long name breaks after its first dash, so that eight policies stand side by side.
+        table.add_column(replay.policy.replace("-", "-\n", 1), justify="right", vertical="bottom")
+    return table
+
+
+def _costs(comparison: Comparison) -> Table:
+    replays = comparison.replays
+    table = _table(comparison, "What it costs", "phase of the trace")
+    weighted: Callable[[Cost], int] = lambda cost: cost.weighted(comparison.weight)  # noqa: E731 - one use
+    for row in zip(*(replay.phases for replay in replays), strict=True):
+        if not any(weighted(phase.cost) or phase.cost.skips for phase in row):
+            continue
+        costs = [None if phase.partial else weighted(phase.cost) for phase in row]
+        least = min((cost for cost in costs if cost is not None), default=None)
+        table.add_row(row[0].name, *(_cost(cost, least) for cost in costs))
+    table.add_section()
+    totals = [weighted(replay.cost) for replay in replays]
+    table.add_row("[bold]total", *(_total(replay, total) for replay, total in zip(replays, totals, strict=True)))
+    ratios = [comparison.ratio(replay) for replay in replays]
+    table.add_row("[bold]against the cheapest", *("-" if r is None else f"[bold]{r:.2f}" for r in ratios))
+    table.add_row("[dim]of it exits", *(f"[dim]{replay.cost.vm_exits:,}" for replay in replays))
+    table.add_row("[dim]hooks skipped", *(f"[dim]{replay.cost.skips:,}" for replay in replays))
+    return table
+
+
+def _cost(cost: int | None, least: int | None) -> str:
+    if cost is None:
+        return "-"
+    return f"[green]{cost:,}" if cost == least else f"{cost:,}"
+
+
+def _total(replay: Replay, total: int) -> str:
+    bound = ">= " if replay.lower_bound or replay.not_expressible else ""
+    return f"[bold]{bound}{total:,}"
+
+
+def _manners(comparison: Comparison) -> Table:
+    table = _table(comparison, "What the mail asked, as this replay shows it", "")
+    for law, question, _ in _QUESTIONS:
+        answers = [_answer(replay.law(law)) for replay in comparison.replays]
+        table.add_row(question, *answers)
+    return table
+
+
+def _answer(observed: Observed) -> str:
+    if not observed.occasions:
+        return "[dim]never asked"
+    if not observed.failures:
+        return "[green]no"
+    return f"[red]{observed.failures / observed.occasions:.0%}"

@@ -1,0 +1,108 @@
+"""The main job: every policy on one trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from debugreg import _core
+from debugreg._cost import WEIGHT
+from debugreg._paths import several
+from debugreg._replay import Replay, read_trace, replay_one
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from debugreg._paths import Paths
+
+__all__ = ["Comparison", "compare", "shipped_trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Policies on a trace."""
+
+    trace: str
+    rows: int
+    """Input rows of the trace."""
+    weight: int
+    """What a VM exit counts for, in debug-register accesses."""
+    replays: tuple[Replay, ...]
+
+    def weighted(self, replay: Replay) -> int:
+        """Return what a policy is ranked by: writes + reads + weight x exits."""
+        return replay.cost.weighted(self.weight)
+
+    @property
+    def cheapest(self) -> Replay | None:
+        """The cheapest of those that kept host and guest apart and entered quietly, and whose cost is fully known."""
+        kept = (r for r in self.replays if r.apart and not r.law("entry-quiet").failures and not r.not_expressible)
+        return min(kept, key=self.weighted, default=None)
+
+    def ratio(self, replay: Replay) -> float | None:
+        """Return a policy's cost against the cheapest's."""
+        base = self.cheapest
+        return self.weighted(replay) / self.weighted(base) if base and self.weighted(base) else None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data, as `--json` prints it."""
+        rows = [
+            {
+                "policy": replay.policy,
+                "vendor": replay.vendor,
+                "check": None,
+                "replay": replay.to_dict(),
+                "ratio": self.ratio(replay),
+            }
+            for replay in self.replays
+        ]
+        return {"trace": self.trace, "weight": self.weight, "policies": rows}
+
+
+def shipped_trace() -> Path:
+    """Return the trace that ships with the package: kvm-amd of a stock Debian 6.12, in ten phases."""
+    return Path(__file__).with_name("data") / "kvm-amd-6.12-phases.txt.gz"
+
+
+def compare(
+    traces: Paths = (),
+    *,
+    policies: Sequence[str] = (),
+    vendor: Literal["intel", "amd"] | None = None,
+    weight: int = WEIGHT,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Comparison]:
+    """Compare policies on traces.
+
+    Args:
+        traces: A trace, or several; default: the one that ships with the package.
+        policies: Which; default: all that have names (`linux`, the same as the newest of them, left out).
+        vendor: Whose virtualisation; default: as the trace's exits show.
+        weight: What a VM exit counts for, in debug-register accesses.
+        progress: Called with the policy, the rows done, and their number.
+
+    Returns:
+        A comparison for each trace.
+
+    Raises:
+        TraceError: A trace cannot be read.
+        ValueError: A policy that there is not.
+    """
+    names = [_core.policy_name(policy) for policy in policies] or [
+        name for name, *_ in _core.policies() if name != "linux"
+    ]
+    comparisons: list[Comparison] = []
+    for path in several(traces) or [str(shipped_trace())]:
+        trace = read_trace(path)
+        replays: list[Replay] = []
+        for policy in names:
+            told = None if progress is None else partial(_tell, progress, policy, trace.rows)
+            replays.append(replay_one(trace, path, policy, vendor, verify=False, progress=told))
+        comparisons.append(Comparison(path, trace.rows, weight, tuple(replays)))
+    return comparisons
+
+
+def _tell(progress: Callable[[str, int, int], None], policy: str, rows: int, done: int) -> None:
+    progress(policy, done, rows)

@@ -1,0 +1,252 @@
+"""Traces: what each policy would have cost, and whether the model says what the kernel did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from debugreg import _core
+from debugreg._cost import Cost
+from debugreg._paths import several
+from debugreg.errors import TraceError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from debugreg._paths import Paths
+
+__all__ = ["Difference", "Observed", "Phase", "Replay", "Score", "Verification", "read_trace", "replay"]
+
+DEFAULT_POLICY = "debian-6.12"
+"""What a trace is replayed under when nobody says which kernel it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a trace, between two `phase NAME` marks."""
+
+    name: str
+    """`'start'` before the first mark."""
+    cost: Cost
+    partial: bool
+    """Whether something in it is not expressible under the policy, and is left out of the cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """How often a law was put to the test in a replay, and how often it was broken."""
+
+    law: str
+    occasions: int
+    failures: int
+    first: int | None
+    """The line of the trace at which it was broken first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How many the model predicted, how many there were, how many agree in window and order."""
+
+    predicted: int
+    observed: int
+    matched: int
+
+    @property
+    def exact(self) -> bool:
+        """Everything agrees."""
+        return self.predicted == self.observed == self.matched
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where the model and the kernel part."""
+
+    line: int
+    """The input line that opened the window; 0 before the first."""
+    cpu: int
+    predicted: str
+    observed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The model's word against the kernel's. True if nothing differs."""
+
+    install: Score
+    uninstall: Score
+    restore: Score
+    sync: Score
+    step: Score | None
+    """Every MOV DR; `None` without a steps file."""
+    differences: tuple[Difference, ...]
+
+    def __bool__(self) -> bool:
+        """Return whether nothing differs."""
+        return all(score.exact for _, score in self.scores)
+
+    @property
+    def scores(self) -> list[tuple[str, Score]]:
+        """The scores by name."""
+        named = [
+            ("install", self.install),
+            ("uninstall", self.uninstall),
+            ("restore", self.restore),
+            ("sync", self.sync),
+            ("step", self.step),
+        ]
+        return [(name, score) for name, score in named if score is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A trace under a policy."""
+
+    trace: str
+    policy: str
+    vendor: str
+    events: int
+    cost: Cost
+    phases: tuple[Phase, ...]
+    lower_bound: bool
+    """The policy would have trapped accesses that the trace cannot show: the cost is at least this."""
+    not_expressible: tuple[tuple[int, str], ...]
+    """Lines that the policy's kernel has no word for, and why."""
+    observed: tuple[Observed, ...]
+    undetermined: tuple[tuple[int, str], ...]
+    """Lines whose effect the trace does not determine, and why."""
+    verify: Verification | None
+
+    def law(self, name: str) -> Observed:
+        """Return what was seen of a law."""
+        return next(observed for observed in self.observed if observed.law == name)
+
+    @property
+    def apart(self) -> bool:
+        """Whether host and guest were kept apart: after every event, armed was what is owed."""
+        return not (self.law("host-armed").failures or self.law("guest-armed").failures)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data, as `--json` prints it."""
+        verify: dict[str, object] | None = None
+        if self.verify is not None:
+            verify = {name: _score(score) for name, score in self.verify.scores}
+            verify.setdefault("step", None)
+            verify["undetermined"] = [{"line": line, "reason": reason} for line, reason in self.undetermined]
+            differences = [_difference(difference) for difference in self.verify.differences]
+            verify["first_difference"] = differences[0] if differences else None
+            verify["differences"] = differences
+        return {
+            "trace": self.trace,
+            "policy": self.policy,
+            "vendor": self.vendor,
+            "events": self.events,
+            "cost": self.cost.to_dict(),
+            "lower_bound": self.lower_bound,
+            "phases": [
+                {"name": phase.name, "cost": phase.cost.to_dict(), "partial": phase.partial} for phase in self.phases
+            ],
+            "not_expressible": [{"line": line, "reason": reason} for line, reason in self.not_expressible],
+            "observed": [
+                {"law": o.law, "occasions": o.occasions, "failures": o.failures, "first": o.first}
+                for o in self.observed
+            ],
+            "verify": verify,
+        }
+
+
+def _score(score: Score) -> dict[str, int]:
+    return {"predicted": score.predicted, "observed": score.observed, "matched": score.matched}
+
+
+def _difference(difference: Difference) -> dict[str, object]:
+    return {
+        "line": difference.line,
+        "cpu": difference.cpu,
+        "predicted": difference.predicted,
+        "observed": difference.observed,
+    }
+
+
+def read_trace(path: str | os.PathLike[str]) -> _core.Trace:
+    """Read a trace, and the steps file beside it.
+
+    Raises:
+        TraceError: It cannot be read, or is none.
+    """
+    trace, mistake = _core.Trace.read(Path(path))
+    if trace is None:
+        raise TraceError(mistake or "the trace cannot be read")
+    return trace
+
+
+def replay(
+    traces: Paths,
+    *,
+    policies: Sequence[str] = (DEFAULT_POLICY,),
+    vendor: Literal["intel", "amd"] | None = None,
+    verify: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[Replay]:
+    """Replay traces, each under each policy.
+
+    Args:
+        traces: A trace, or several: ftrace text, trace-cmd's or perf's report, plain or .gz.
+        policies: Under which.
+        vendor: Whose virtualisation; default: as the trace's exits show.
+        verify: Whether to compare with what the kernel did: the trace's truth lines, and the steps file beside it.
+        progress: Called now and then with the number of rows done.
+
+    Returns:
+        A replay for each trace and policy, in that order.
+
+    Raises:
+        TraceError: A trace cannot be read.
+        ValueError: A policy that there is not.
+    """
+    paths = several(traces)
+    names = [_core.policy_name(policy) for policy in policies]
+    replays: list[Replay] = []
+    for path in paths:
+        trace = read_trace(path)
+        replays += [replay_one(trace, path, name, vendor, verify=verify, progress=progress) for name in names]
+    return replays
+
+
+def replay_one(
+    trace: _core.Trace,
+    name: str,
+    policy: str,
+    vendor: str | None,
+    *,
+    verify: bool,
+    progress: Callable[[int], None] | None,
+) -> Replay:
+    """Replay a trace that has been read."""
+    result = trace.replay(policy, vendor, verify, progress)
+    policy, events, cost, phases, lower_bound, not_expressible, observed, undetermined, verified = result
+    verification = None
+    if verified is not None:
+        install, uninstall, restore, sync, step, differences = verified
+        verification = Verification(
+            Score(*install),
+            Score(*uninstall),
+            Score(*restore),
+            Score(*sync),
+            None if step is None else Score(*step),
+            tuple(Difference(*difference) for difference in differences),
+        )
+    return Replay(
+        trace=name,
+        policy=policy,
+        vendor=vendor or trace.vendor,
+        events=events,
+        cost=Cost(*cost),
+        phases=tuple(Phase(name, Cost(*spent), partial) for name, spent, partial in phases),
+        lower_bound=lower_bound,
+        not_expressible=tuple(not_expressible),
+        observed=tuple(Observed(*law) for law in observed),
+        undetermined=tuple(undetermined),
+        verify=verification,
+    )

@@ -1,0 +1,141 @@
+"""Scenarios: files of the language, run under policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from debugreg import _core
+from debugreg._cost import Cost
+from debugreg._paths import several
+from debugreg.errors import ScenarioError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from debugreg._paths import Paths
+
+__all__ = ["ScenarioReport", "StepReport", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What came of one line."""
+
+    line: int
+    """Its number in the file."""
+    event: str
+    """The event, as the language writes it."""
+    expected: str | None
+    """What it should come to, if the line says."""
+    observed: str
+    """What it came to."""
+    ok: bool | None
+    """Whether that is what was expected; `None` without an expectation."""
+    refusal: str | None
+    """Why the kernel refused, and who holds the slots."""
+    trace: tuple[str, ...]
+    """The steps that it took, numbered, if they were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioReport:
+    """What came of a file under a policy. True if every expectation held, and there was one."""
+
+    file: str
+    policy: str
+    vendor: str
+    ok: bool
+    steps: tuple[StepReport, ...]
+    cost: Cost
+    world: str = "model"
+
+    def __bool__(self) -> bool:
+        """Return `ok`."""
+        return self.ok
+
+    def to_dict(self, *, with_steps: bool = False) -> dict[str, object]:
+        """Return plain data, as `--json` prints it."""
+        steps: list[dict[str, object]] = []
+        for step in self.steps:
+            entry: dict[str, object] = {
+                "line": step.line,
+                "event": step.event,
+                "expected": step.expected,
+                "observed": step.observed,
+                "ok": step.ok,
+            }
+            if step.refusal is not None:
+                entry["refusal"] = step.refusal
+            if with_steps:
+                entry["trace"] = list(step.trace)
+            steps.append(entry)
+        return {
+            "file": self.file,
+            "policy": self.policy,
+            "vendor": self.vendor,
+            "world": self.world,
+            "ok": self.ok,
+            "steps": steps,
+            "cost": self.cost.to_dict(),
+        }
+
+
+def run(
+    files: Paths,
+    *,
+    policies: Sequence[str] = (),
+    vendor: Literal["intel", "amd"] | None = None,
+    steps: bool = False,
+) -> list[ScenarioReport]:
+    """Run scenarios, each under each policy.
+
+    Args:
+        files: A file, or several.
+        policies: Under which; default: those of the file's `machine` line, else `linux`.
+        vendor: Whose virtualisation; default: the `machine` line's, else AMD.
+        steps: Whether to list the steps of each event.
+
+    Returns:
+        A report for each file and policy, in that order.
+
+    Raises:
+        ScenarioError: A file has a mistake; nothing of it was run.
+        OSError: A file cannot be read.
+        ValueError: A policy that there is not.
+    """
+    names = [_core.policy_name(policy) for policy in policies]
+    reports: list[ScenarioReport] = []
+    for file in several(files):
+        text = _text(Path(file))
+        declared, mistake = _core.scenario_declares(text)
+        if declared is None:
+            raise _error(file, mistake)
+        own, own_vendor = declared
+        for policy in names or own or ["linux"]:
+            result, mistake = _core.scenario_run(text, policy, vendor, steps)
+            if result is None:
+                raise _error(file, mistake)
+            ok, lines, cost = result
+            told = tuple(StepReport(*line[:6], tuple(line[6])) for line in lines)
+            reports.append(
+                ScenarioReport(file, _core.policy_name(policy), vendor or own_vendor or "amd", ok, told, Cost(*cost))
+            )
+    return reports
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = len(content[content.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8")) + 1
+        message = f"found the byte {content[error.start]:#04x}, allowed is text in UTF-8"
+        raise ScenarioError(message, path=str(path), line=line, column=column) from None
+
+
+def _error(file: str, mistake: tuple[int, int, str] | None) -> ScenarioError:
+    line, column, message = mistake or (1, 1, "the scenario cannot be read")
+    return ScenarioError(message, path=file, line=line, column=column)

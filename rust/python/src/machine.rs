@@ -1,0 +1,520 @@
+//! The live machine: handles that share one session, and single lines of the language.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use debugreg_model::scenario::{Expectation, ScenarioError, Session, show_outcome, show_step};
+use debugreg_model::{
+    Capabilities, Cost, CounterId, CpuId, Event, ExitReason, Holder, Machine, Misuse, Options, Outcome, Policy, Probe,
+    Step, TaskId, Vcpu, VcpuId, Vector, Vendor,
+};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// One machine and its names, shared by every handle to it and locked for each call.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<Session>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        // A panic inside would leave a whole value behind: events replace fields, they hold no half-made ones.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, event: &Event) -> PyResult<Outcome> {
+        let mut session = self.lock();
+        session.machine.apply(event, &mut ()).map_err(|misuse| mistake(&session, &misuse))
+    }
+}
+
+fn mistake(session: &Session, misuse: &Misuse) -> PyErr {
+    PyValueError::new_err(session.explain(misuse))
+}
+
+/// A mistake in a line, without its place: there is only one line.
+fn misspelt(error: &ScenarioError) -> PyErr {
+    PyValueError::new_err(format!("column {}: {}", error.column, error.message))
+}
+
+/// dr_writes, dr_reads, vmcs, vm_exits, skips.
+pub(crate) type CostFields = (u64, u64, u64, u64, u64);
+
+pub(crate) fn cost_fields(cost: Cost) -> CostFields {
+    (cost.dr_writes, cost.dr_reads, cost.vmcs, cost.vm_exits, cost.skips)
+}
+
+/// DR0 to DR3, DR6, DR7.
+type RegisterFields = (u64, u64, u64, u64, u64, u64);
+
+fn register_fields(registers: debugreg::Registers) -> RegisterFields {
+    let [a, b, c, d] = registers.dr;
+    (a, b, c, d, registers.dr6, registers.dr7)
+}
+
+/// A counter's number (None is kgdb), its name, its scope, and since which event.
+type HeldFields = (Option<u32>, String, String, u64);
+
+/// A counter's name and number.
+type Named = (String, u32);
+
+/// See [`PyMachine::_do`].
+type LineOutcome = (
+    Option<bool>,
+    String,
+    Vec<Named>,
+    Option<&'static str>,
+    Option<u64>,
+    Option<u64>,
+    Option<RegisterFields>,
+    Option<(i32, String, &'static str, Vec<Named>)>,
+    Vec<String>,
+);
+
+pub(crate) fn policy_of(text: &str) -> PyResult<Policy> {
+    Policy::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+pub(crate) fn vendor_of(text: &str) -> PyResult<Vendor> {
+    match text {
+        "intel" => Ok(Vendor::Intel),
+        "amd" => Ok(Vendor::Amd),
+        _ => Err(PyValueError::new_err(format!("vendor must be 'intel' or 'amd' (got {text:?})"))),
+    }
+}
+
+/// A machine: CPUs, tasks, counters, vCPUs.
+#[pyclass(frozen, subclass, name = "Machine", module = "debugreg._core")]
+pub(crate) struct PyMachine(Shared);
+
+#[pymethods]
+impl PyMachine {
+    #[new]
+    #[pyo3(signature = (cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, /) -> "Self")]
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "the keys of a machine line")]
+    fn new(
+        cpus: usize,
+        vendor: &str,
+        policy: &str,
+        slots: usize,
+        paranoid: i32,
+        hypervisor: bool,
+        fred: bool,
+        disabled_match: bool,
+    ) -> PyResult<Self> {
+        if !(1..=256).contains(&cpus) {
+            return Err(PyValueError::new_err(format!("cpus must be 1 to 256 (got {cpus})")));
+        }
+        if !(1..=4).contains(&slots) {
+            return Err(PyValueError::new_err(format!("slots must be 1 to 4 (got {slots})")));
+        }
+        let vendor = vendor_of(vendor)?;
+        let options = Options { cpus, vendor, slots, paranoid, hypervisor, fred, disabled_match };
+        Ok(PyMachine(Shared(Arc::new(Mutex::new(Session::new(options, policy_of(policy)?))))))
+    }
+
+    /// Add a task and return its number.
+    #[pyo3(signature = (name, cpu, caps, bits, /))]
+    fn _add_task(&self, name: &str, cpu: u32, caps: &str, bits: u32) -> PyResult<u32> {
+        let capabilities = match caps {
+            "root" => Capabilities::Root,
+            "perfmon" => Capabilities::Perfmon,
+            "none" => Capabilities::None,
+            _ => {
+                return Err(PyValueError::new_err(format!("caps must be 'root', 'perfmon' or 'none' (got {caps:?})")));
+            }
+        };
+        if !matches!(bits, 32 | 64) {
+            return Err(PyValueError::new_err(format!("bits must be 64 or 32 (got {bits})")));
+        }
+        let mut session = self.0.lock();
+        let cpus = session.machine.cpu_count();
+        if cpu as usize >= cpus {
+            return Err(PyValueError::new_err(format!("cpu must be 0 to {} (got {cpu})", cpus - 1)));
+        }
+        let task = session.add_task(name, CpuId(cpu), capabilities).map_err(|error| misspelt(&error))?;
+        session.machine.set_32bit(task, bits == 32);
+        Ok(task.0)
+    }
+
+    /// Add a vCPU and return its number.
+    #[pyo3(signature = (name, task, /))]
+    fn _add_vcpu(&self, name: &str, task: u32) -> PyResult<u32> {
+        let mut session = self.0.lock();
+        session.add_vcpu(name, TaskId(task)).map(|vcpu| vcpu.0).map_err(|error| misspelt(&error))
+    }
+
+    /// Perform one line of the language.
+    ///
+    /// Returns:
+    ///     Whether the expectation held (None without one); the outcome as text; the counters that were hit or bound,
+    ///     by name and number; the exception ("#DB", "#UD", "#GP", "debug" for KVM_EXIT_DEBUG, "SIGTRAP"); DR6; a
+    ///     number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
+    #[pyo3(signature = (line, /))]
+    fn _do(&self, line: &str) -> PyResult<LineOutcome> {
+        let mut session = self.0.lock();
+        let parsed = session.parse(line).map_err(|error| misspelt(&error))?;
+        if parsed.interruption.is_some() {
+            return Err(PyValueError::new_err("an interruption (@N) belongs into a scenario: use debugreg.run"));
+        }
+        let mut log = Log::default();
+        let outcome = session.perform(&parsed.event, &mut log).map_err(|misuse| mistake(&session, &misuse))?;
+        let Some(outcome) = outcome else {
+            return Err(PyValueError::new_err("the line names a counter that was never opened"));
+        };
+        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&parsed.expectation, &outcome) {
+            session.bind(*symbol, *id);
+        }
+        let ok = parsed.expectation.as_ref().map(|wanted| wanted.holds(&outcome, |id| session.symbol(id)));
+        let name = |&id: &CounterId| (session.counter_name(id), id.0);
+        let (mut counters, mut exception, mut dr6, mut value) = (Vec::new(), None, None, None);
+        let (mut registers, mut refusal) = (None, None);
+        match &outcome {
+            Outcome::Hits { counters: hit, sigtrap } => {
+                counters = hit.iter().map(name).collect();
+                exception = sigtrap.map(|_| "SIGTRAP");
+                dr6 = *sigtrap;
+            }
+            Outcome::Bound(id) => counters.push(name(id)),
+            Outcome::Exception { vector, dr6: shown, .. } => {
+                exception = Some(match vector {
+                    Vector::Debug => "#DB",
+                    Vector::InvalidOpcode => "#UD",
+                    Vector::GeneralProtection => "#GP",
+                });
+                dr6 = Some(*shown);
+            }
+            Outcome::ExitDebug { dr6: shown, .. } => (exception, dr6) = (Some("debug"), Some(*shown)),
+            Outcome::Value(number) => value = Some(*number),
+            Outcome::Registers(found) => registers = Some(register_fields(*found)),
+            Outcome::Refused(why) => {
+                let holders: Vec<_> = why.holders.iter().map(name).collect();
+                refusal = Some((why.errno.number(), why.errno.name(), why.rule, holders));
+            }
+            Outcome::Ok | Outcome::Slots(_) => {}
+        }
+        let text = show_outcome(&outcome, &session);
+        Ok((ok, text, counters, exception, dr6, value, registers, refusal, log.0))
+    }
+
+    /// What everything has cost so far.
+    #[getter]
+    fn _cost(&self) -> CostFields {
+        cost_fields(self.0.lock().machine.cost())
+    }
+
+    /// The policy, as a name with its deltas.
+    #[getter]
+    fn policy(&self) -> String {
+        self.0.lock().machine.policy.to_string()
+    }
+
+    /// 'intel' or 'amd'.
+    #[getter]
+    fn vendor(&self) -> &'static str {
+        self.0.lock().machine.options.vendor.name()
+    }
+
+    /// How many events there have been.
+    #[getter]
+    fn clock(&self) -> u64 {
+        self.0.lock().machine.clock()
+    }
+
+    #[getter]
+    fn _cpu_count(&self) -> usize {
+        self.0.lock().machine.cpu_count()
+    }
+}
+
+/// Lists the steps of one event.
+#[derive(Default)]
+struct Log(Vec<String>);
+
+impl Probe for Log {
+    fn step(&mut self, _: CpuId, step: Step) {
+        self.0.push(show_step(step));
+    }
+}
+
+/// A task.
+#[pyclass(frozen, subclass, name = "Task", module = "debugreg._core")]
+pub(crate) struct PyTask {
+    shared: Shared,
+    id: TaskId,
+}
+
+#[pymethods]
+impl PyTask {
+    #[new]
+    #[pyo3(signature = (machine, id, /) -> "Self")]
+    fn new(machine: &PyMachine, id: u32) -> Self {
+        PyTask { shared: machine.0.clone(), id: TaskId(id) }
+    }
+
+    /// Whether it is on its CPU.
+    #[getter]
+    fn running(&self) -> bool {
+        self.shared.lock().machine.is_running(self.id)
+    }
+
+    #[getter]
+    fn _id(&self) -> u32 {
+        self.id.0
+    }
+}
+
+/// A CPU.
+#[pyclass(frozen, subclass, name = "Cpu", module = "debugreg._core")]
+pub(crate) struct PyCpu {
+    shared: Shared,
+    id: CpuId,
+}
+
+#[pymethods]
+impl PyCpu {
+    #[new]
+    #[pyo3(signature = (machine, index, /) -> "Self")]
+    fn new(machine: &PyMachine, index: u32) -> Self {
+        PyCpu { shared: machine.0.clone(), id: CpuId(index) }
+    }
+
+    /// Number of the CPU.
+    #[getter]
+    fn index(&self) -> u32 {
+        self.id.0
+    }
+
+    /// The cheap test: whether a host breakpoint is in a register here (`hw_breakpoint_active`).
+    #[getter]
+    fn breakpoints_active(&self) -> bool {
+        let session = self.shared.lock();
+        session.machine.breakpoints_active(self.id)
+    }
+
+    /// A property that does nothing, of the same signature: what a call costs, for bench/.
+    #[getter]
+    #[allow(clippy::unused_self, reason = "its signature is the point")]
+    fn _nothing(&self) -> bool {
+        false
+    }
+
+    /// Switch to another task; None is the idle task.
+    #[pyo3(signature = (task, /))]
+    fn sched_switch(&self, task: Option<&PyTask>) -> PyResult<()> {
+        let next = task.map_or(TaskId::IDLE, |task| task.id);
+        self.shared.apply(&Event::SchedSwitch(self.id, next)).map(drop)
+    }
+
+    /// A method that does nothing, of the same signature: what a call costs, for bench/.
+    #[pyo3(signature = (task, /))]
+    #[allow(clippy::unnecessary_wraps, reason = "its signature is the point")]
+    fn _nothing_with(&self, task: Option<&PyTask>) -> PyResult<()> {
+        let _ = (self, task);
+        Ok(())
+    }
+
+    /// Refresh the hardware from the shadow: Jan's second wish.
+    fn refresh(&self) -> PyResult<()> {
+        self.shared.apply(&Event::Refresh(self.id)).map(drop)
+    }
+
+    #[getter]
+    fn _registers(&self) -> PyResult<RegisterFields> {
+        self.read(&Event::Registers(self.id))
+    }
+
+    #[getter]
+    fn _hardware(&self) -> PyResult<RegisterFields> {
+        self.read(&Event::Hardware(self.id))
+    }
+
+    #[getter]
+    fn _owed(&self) -> PyResult<RegisterFields> {
+        self.read(&Event::Owed(self.id))
+    }
+
+    /// Who runs: its number, 0 for idle.
+    #[getter]
+    fn _running(&self) -> u32 {
+        self.shared.lock().machine.cpu(self.id).running.0
+    }
+
+    /// By slot: the counter's number and name, its scope, and since which event; a number of None is kgdb.
+    #[getter]
+    fn _slots(&self) -> Vec<Option<HeldFields>> {
+        let session = self.shared.lock();
+        let held = |holder| match holder {
+            Holder::Nobody => None,
+            Holder::Kgdb => Some((None, "kgdb".to_owned(), format!("cpu{}", self.id.0), 0)),
+            Holder::Counter(id) => {
+                let since = session.machine.counter(id).since;
+                Some((Some(id.0), session.counter_name(id), scope(&session, id), since))
+            }
+        };
+        session.machine.slots(self.id).map(held).into()
+    }
+}
+
+impl PyCpu {
+    fn read(&self, event: &Event) -> PyResult<RegisterFields> {
+        match self.shared.apply(event)? {
+            Outcome::Registers(registers) => Ok(register_fields(registers)),
+            _ => unreachable!("these events answer with registers"),
+        }
+    }
+}
+
+/// `task NAME`, `task NAME on cpuN`, `cpuN`.
+fn scope(session: &Session, id: CounterId) -> String {
+    let counter = session.machine.counter(id);
+    match (counter.target, counter.cpu) {
+        (Some(task), None) => format!("task {}", session.names.task(task)),
+        (Some(task), Some(cpu)) => format!("task {} on cpu{}", session.names.task(task), cpu.0),
+        (None, cpu) => format!("cpu{}", cpu.map_or(0, |cpu| cpu.0)),
+    }
+}
+
+/// A perf breakpoint counter.
+#[pyclass(frozen, subclass, name = "Counter", module = "debugreg._core")]
+pub(crate) struct PyCounter {
+    shared: Shared,
+    id: CounterId,
+}
+
+#[pymethods]
+impl PyCounter {
+    #[new]
+    #[pyo3(signature = (machine, id, /) -> "Self")]
+    fn new(machine: &PyMachine, id: u32) -> Self {
+        PyCounter { shared: machine.0.clone(), id: CounterId(id) }
+    }
+
+    /// What a scenario line calls it.
+    #[getter]
+    fn name(&self) -> String {
+        self.shared.lock().counter_name(self.id)
+    }
+
+    /// Whom it counts.
+    #[getter]
+    fn scope(&self) -> String {
+        scope(&self.shared.lock(), self.id)
+    }
+
+    /// How often it was hit.
+    #[getter]
+    fn count(&self) -> u64 {
+        self.shared.lock().machine.counter(self.id).count
+    }
+
+    /// Whether it is in a register.
+    #[getter]
+    fn active(&self) -> bool {
+        self.shared.lock().machine.counter(self.id).state == debugreg_model::State::Active
+    }
+
+    /// PERF_EVENT_IOC_ENABLE.
+    fn enable(&self) -> PyResult<()> {
+        self.shared.apply(&Event::Enable(self.id)).map(drop)
+    }
+
+    /// PERF_EVENT_IOC_DISABLE: the slot stays taken.
+    fn disable(&self) -> PyResult<()> {
+        self.shared.apply(&Event::Disable(self.id)).map(drop)
+    }
+
+    /// Close the last descriptor.
+    fn close(&self) -> PyResult<()> {
+        self.shared.apply(&Event::Close(self.id)).map(drop)
+    }
+
+    #[getter]
+    fn _id(&self) -> u32 {
+        self.id.0
+    }
+}
+
+/// A virtual CPU.
+#[pyclass(frozen, subclass, name = "Vcpu", module = "debugreg._core")]
+pub(crate) struct PyVcpu {
+    shared: Shared,
+    id: VcpuId,
+}
+
+#[pymethods]
+impl PyVcpu {
+    #[new]
+    #[pyo3(signature = (machine, id, /) -> "Self")]
+    fn new(machine: &PyMachine, id: u32) -> Self {
+        PyVcpu { shared: machine.0.clone(), id: VcpuId(id) }
+    }
+
+    /// VM entry.
+    fn vm_entry(&self) -> PyResult<()> {
+        self.shared.apply(&Event::VmEntry(self.id)).map(drop)
+    }
+
+    /// VM exit.
+    #[pyo3(signature = (reason = "io", /))]
+    fn vm_exit(&self, reason: &str) -> PyResult<()> {
+        let event = Event::VmExit(self.id, ExitReason::named(reason));
+        self.shared.apply(&event).map(drop)
+    }
+
+    /// Whether its guest runs.
+    #[getter]
+    fn in_guest(&self) -> bool {
+        let session = self.shared.lock();
+        session.machine.guest_runs(self.id)
+    }
+
+    #[getter]
+    fn _own(&self) -> RegisterFields {
+        let session = self.shared.lock();
+        let vcpu: &Vcpu = session.machine.vcpu(self.id);
+        register_fields(vcpu.own)
+    }
+}
+
+/// Perform a transition many times on a machine of its own and return the cost, for bench/.
+///
+/// Args:
+///     what: 'skip', 'install' (one breakpoint in and out), 'install4' (four), 'switch' (to a task that has a
+///         breakpoint and back), 'switch-idle' (nothing set), 'entry' (one VM entry and exit), 'entry-idle'.
+///     count: How often.
+#[pyfunction]
+#[pyo3(signature = (what, count, /))]
+pub(crate) fn batch(py: Python<'_>, what: &str, count: u64) -> PyResult<CostFields> {
+    let mut machine = Machine::new(Options::default(), policy_of("linux")?);
+    let (a, b) = (machine.add_task(CpuId(0), Capabilities::Root), machine.add_task(CpuId(0), Capabilities::Root));
+    let vcpu = machine.add_vcpu(a);
+    let breakpoints = match what {
+        "install4" => 4,
+        "skip" | "install" | "switch" | "entry" => 1,
+        "switch-idle" | "entry-idle" => 0,
+        _ => return Err(PyValueError::new_err(format!("nothing is called {what:?}"))),
+    };
+    for at in 0..breakpoints {
+        let attr = debugreg_model::Attr::write(0x1000 + 8 * at, 8);
+        let open = Event::PerfEventOpen { by: a, attr, task: Some(a), cpu: None };
+        machine.apply(&open, &mut ()).map_err(|misuse| PyValueError::new_err(misuse.to_string()))?;
+    }
+    let before = machine.cost();
+    let cost = py.detach(|| {
+        let machine = std::hint::black_box(&mut machine);
+        for _ in 0..count {
+            match what {
+                "skip" => drop(std::hint::black_box(machine.breakpoints_active(CpuId(0)))),
+                "entry" | "entry-idle" => {
+                    let _ = machine.apply(&Event::VmEntry(vcpu), &mut ());
+                    let _ = machine.apply(&Event::VmExit(vcpu, ExitReason::Other("io")), &mut ());
+                }
+                _ => {
+                    machine.sched_switch(CpuId(0), b, &mut ());
+                    machine.sched_switch(CpuId(0), a, &mut ());
+                }
+            }
+        }
+        machine.cost() - before
+    });
+    Ok(cost_fields(cost))
+}
