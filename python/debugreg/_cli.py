@@ -63,7 +63,7 @@ class _Lazy(click.Group):
     commands={name: click.Command(name, short_help=text) for name, (_, text) in COMMANDS.items()},
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  debugreg decode 0xd0402",
+    epilog="\b\nExample:\n  debugreg compare",
 )
 @click.version_option(package_name="debugreg", message="%(package)s %(version)s")
 @click.pass_context

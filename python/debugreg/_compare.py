@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from debugreg import _core
 from debugreg._cost import WEIGHT
-from debugreg._paths import several
 from debugreg._replay import Replay, read_trace, replay_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from debugreg._paths import Paths
+    from debugreg._paths import Path
 
 __all__ = ["Comparison", "compare", "shipped_trace"]
 
@@ -61,47 +60,46 @@ class Comparison:
         return {"trace": self.trace, "weight": self.weight, "policies": rows}
 
 
-def shipped_trace() -> Path:
+def shipped_trace() -> pathlib.Path:
     """Return the trace that ships with the package: kvm-amd of a stock Debian 6.12, in ten phases."""
-    return Path(__file__).with_name("data") / "kvm-amd-6.12-phases.txt.gz"
+    return pathlib.Path(__file__).with_name("data") / "kvm-amd-6.12-phases.txt.gz"
 
 
 def compare(
-    traces: Paths = (),
+    trace: Path | None = None,
     *,
     policies: Sequence[str] = (),
     vendor: Literal["intel", "amd"] | None = None,
     weight: int = WEIGHT,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[Comparison]:
-    """Compare policies on traces.
+) -> Comparison:
+    """Compare policies on a trace.
 
     Args:
-        traces: A trace, or several; default: the one that ships with the package.
+        trace: The trace; default: the one that ships with the package.
         policies: Which; default: all that have names (`linux`, the same as the newest of them, left out).
         vendor: Whose virtualisation; default: as the trace's exits show.
         weight: What a VM exit counts for, in debug-register accesses.
         progress: Called with the policy, the rows done, and their number.
 
-    Returns:
-        A comparison for each trace.
-
     Raises:
-        TraceError: A trace cannot be read.
+        TraceError: The trace cannot be read.
         ValueError: A policy that there is not.
+
+    Example:
+        >>> compare(policies=["skip", "lean"]).cheapest.policy
+        'lean'
     """
+    path = str(trace or shipped_trace())
     names = [_core.policy_name(policy) for policy in policies] or [
         name for name, *_ in _core.policies() if name != "linux"
     ]
-    comparisons: list[Comparison] = []
-    for path in several(traces) or [str(shipped_trace())]:
-        trace = read_trace(path)
-        replays: list[Replay] = []
-        for policy in names:
-            told = None if progress is None else partial(_tell, progress, policy, trace.rows)
-            replays.append(replay_one(trace, path, policy, vendor, verify=False, progress=told))
-        comparisons.append(Comparison(path, trace.rows, weight, tuple(replays)))
-    return comparisons
+    read = read_trace(path)
+    replays: list[Replay] = []
+    for policy in names:
+        told = None if progress is None else partial(_tell, progress, policy, read.rows)
+        replays.append(replay_one(read, path, policy, vendor, verify=False, progress=told))
+    return Comparison(path, read.rows, weight, tuple(replays))
 
 
 def _tell(progress: Callable[[str, int, int], None], policy: str, rows: int, done: int) -> None:

@@ -53,7 +53,10 @@ def compare(
     Without a trace: the one that ships with the package, recorded on a stock Debian kernel with kvm-amd.
     """
     with _cli.progress("comparing") as tell:
-        comparisons = compare_policies(traces, policies=policy, vendor=vendor, weight=weight, progress=tell)
+        comparisons = [
+            compare_policies(trace, policies=policy, vendor=vendor, weight=weight, progress=tell)
+            for trace in traces or (None,)
+        ]
     if as_json:
         documents = [comparison.to_dict() for comparison in comparisons]
         _cli.print_json(documents[0] if len(documents) == 1 else documents)
