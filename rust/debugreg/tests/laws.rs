@@ -423,6 +423,8 @@ proptest! {
         prop_assert_eq!(cpu.hardware, Registers { dr7: 0x400, ..garbage });
         bank::local_db_restore(&mut cpu, saved);
         prop_assert_eq!(state(&cpu), state(&before));
+        prop_assert_eq!(cpu.cost.dr_reads - before.cost.dr_reads, 1);
+        prop_assert_eq!(cpu.cost.dr_writes - before.cost.dr_writes, if saved == 0 { 0 } else { 2 });
     }
 
     #[test]

@@ -71,6 +71,17 @@ impl Machine {
     /// rights; ptrace's are not, but the child's DR6 and DR7 read as the parent's (M4).
     pub(crate) fn fork(&mut self, parent: TaskId, child: TaskId) -> Result<Outcome, Misuse> {
         self.running_on(parent)?;
+        let outcome = self.copy_process(parent, child);
+        if outcome == Outcome::Ok {
+            let descriptors = self.task(parent).descriptors.clone();
+            self.tasks[child.index()].descriptors = descriptors;
+        }
+        Ok(outcome)
+    }
+
+    /// What fork does with breakpoints, whoever calls it: the kernel makes threads of a task by itself, too. Such a
+    /// thread has no descriptors of its own.
+    pub fn copy_process(&mut self, parent: TaskId, child: TaskId) -> Outcome {
         let mut inherited: Vec<CounterId> = match (self.policy.host, self.task(parent).context) {
             (HostHalf::Perf, Some(context)) => self.context(context).counters().collect(),
             _ => Vec::new(),
@@ -87,7 +98,7 @@ impl Machine {
                     for copy in copies {
                         self.release(copy, &mut ());
                     }
-                    return Ok(Outcome::Refused(refusal));
+                    return Outcome::Refused(refusal);
                 }
             }
         }
@@ -97,10 +108,9 @@ impl Machine {
         child.cpu = parent.cpu;
         child.capabilities = parent.capabilities;
         child.is_32bit = parent.is_32bit;
-        child.descriptors = parent.descriptors;
         child.virtual_dr6 = parent.virtual_dr6;
         child.ptrace_dr7 = parent.ptrace_dr7;
-        Ok(Outcome::Ok)
+        Outcome::Ok
     }
 
     fn copy_for(&mut self, id: CounterId, parent: TaskId, child: TaskId) -> Result<CounterId, Refusal> {
@@ -139,15 +149,20 @@ impl Machine {
 
     /// What `exit` does, wherever the task is.
     pub fn end_task<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
+        self.exit_breakpoints(task, probe);
+        for id in self.task(task).descriptors.clone() {
+            self.close_descriptor(task, id, probe);
+        }
+    }
+
+    /// The first half of exit: the task's counters leave the registers and their context, a tracer's end, and it is
+    /// nobody's tracer any more. Its descriptors are closed later.
+    pub fn exit_breakpoints<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
         if self.policy.host == HostHalf::Perf {
             self.perf_exit(task, probe);
         }
         self.flush_ptrace(task, probe);
-        let descriptors = std::mem::take(&mut self.tasks[task.index()].descriptors);
         self.tasks[task.index()].alive = false;
-        for id in descriptors {
-            self.close_if_unused(id, probe);
-        }
         for other in &mut self.tasks {
             other.tracer = other.tracer.filter(|&tracer| tracer != task);
         }

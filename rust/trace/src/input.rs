@@ -1,8 +1,10 @@
 //! A trace, read once: its input rows, the truth lines beside them, and what the lines say about time.
 //!
-//! Two kinds of row act at another place than where they stand. An open acts before its `->` line: at the end of the
-//! call, or, if the caller slept in it (the machine's first task breakpoint patches a static key), in the stretch in
-//! which it was next switched in. The value of a guest's DR7 comes after the exit that it belongs to.
+//! Some rows act at another place than where they stand. An open acts before its `->` line: at the end of the call, or,
+//! if the caller slept in it (the machine's first task breakpoint patches a static key), in the stretch in which it was
+//! next switched in. An exiting task's counters leave the registers early in `do_exit`, so before `sched_process_exit`:
+//! in the first stretch after its last voluntary switch, whoever preempted it since. What a modify wants is printed
+//! before the ioctl that wants it. The value of a guest's DR7 comes after the exit that it belongs to.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,7 +25,7 @@ pub enum Input {
     Migrate { pid: i32, to: u16 },
     /// `sched_process_fork`.
     Fork { parent: i32, child: i32 },
-    /// `sched_process_exit`: what exit does to breakpoints has been done by now.
+    /// `sched_process_exit`: the task's counters have left the registers, its descriptors are still open.
     Exit { pid: i32 },
     /// `kvm_entry`.
     Entry { vcpu: u32 },
@@ -41,6 +43,8 @@ pub enum Input {
     Modify { fd: i32, attr: BpAttr },
     /// `PTRACE_POKEUSER` of a debug register that succeeded, or whose result is not known.
     Poke { pid: i32, dr: u8, value: u64 },
+    /// An ioctl of a vCPU.
+    VcpuIoctl,
     /// `KVM_SET_GUEST_DEBUG`.
     SetGuestDebug { control: u32, dr: [Option<u64>; 4], dr7: Option<u64> },
     /// `KVM_SET_DEBUGREGS`.
@@ -74,7 +78,7 @@ pub struct Row {
     pub pid: i32,
     /// What happened.
     pub input: Input,
-    /// An open of an earlier row acts just before this one.
+    /// The open or exit of this row acts just before this one.
     pub acts: Option<u32>,
 }
 
@@ -192,8 +196,12 @@ struct Reading {
     opens: HashMap<i32, InFlight>,
     /// By pid: the row of a ptrace call in flight.
     pokes: HashMap<i32, usize>,
+    /// By pid: a modify whose ioctl is still to come.
+    modifies: HashMap<i32, usize>,
     /// By CPU: the row of the last exit.
     exits: HashMap<u16, usize>,
+    /// By pid: the row that preempted it first since its last voluntary switch.
+    preempted: HashMap<i32, usize>,
 }
 
 /// An open between its enter line and its `->` line.
@@ -228,7 +236,13 @@ impl Reading {
             }
             Event::MigrateTask { pid, to, .. } => Input::Migrate { pid, to },
             Event::Fork { parent, child } => Input::Fork { parent, child },
-            Event::ProcessExit { pid } => Input::Exit { pid },
+            Event::ProcessExit { pid } => {
+                let here = self.rows.len();
+                self.push(line, cpu, pid, Input::Exit { pid });
+                let before = self.preempted.remove(&pid).unwrap_or(here);
+                self.rows[before].acts = Some(here as u32);
+                return;
+            }
             Event::KvmEntry { vcpu } => {
                 self.exits.remove(&cpu);
                 Input::Entry { vcpu }
@@ -262,7 +276,16 @@ impl Reading {
             Event::Close { fd } => Input::Close { fd },
             Event::Ioctl { fd, cmd: 0x2400, .. } => Input::Enable { fd },
             Event::Ioctl { fd, cmd: 0x2401, .. } => Input::Disable { fd },
-            Event::BpModify { fd, attr } => Input::Modify { fd, attr },
+            // _IO(KVMIO, 0x80) and up: what KVM's api.h has for vCPUs.
+            Event::Ioctl { cmd, .. } if cmd & 0xff80 == 0xae80 => Input::VcpuIoctl,
+            Event::BpModify { fd, attr } => {
+                self.modifies.insert(pid, self.rows.len());
+                Input::Modify { fd, attr }
+            }
+            Event::Ioctl { cmd: 0x4008_240b, .. } => match self.modifies.remove(&pid) {
+                Some(row) => std::mem::replace(&mut self.rows[row].input, Input::Nothing),
+                None => Input::Nothing,
+            },
             Event::Ptrace { request: 6, pid: tracee, addr, data } => match register(addr) {
                 Some(dr) => {
                     self.pokes.insert(pid, self.rows.len());
@@ -311,6 +334,11 @@ impl Reading {
     /// A switch bears on opens in flight: one that slept acts before its caller leaves the CPU again.
     fn switch_in_flight(&mut self, prev: i32, prev_state: PrevState, next: i32) {
         let here = self.rows.len();
+        if prev_state == PrevState::Preempted {
+            self.preempted.entry(prev).or_insert(here);
+        } else {
+            self.preempted.remove(&prev);
+        }
         if let Some(open) = self.opens.get_mut(&prev) {
             if prev_state == PrevState::Sleeping {
                 *open = InFlight { row: open.row, slept: true, switched_in: false, acts: None };

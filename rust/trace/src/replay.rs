@@ -1,6 +1,6 @@
 //! A trace under a policy: its rows as events on the model, and what they cost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use debugreg::{Cost, Dr};
 use debugreg_model::{
@@ -102,12 +102,18 @@ struct Replayer<'a> {
     watch: Watch,
     /// The tasks of the pids that are alive.
     tasks: HashMap<i32, TaskId>,
+    /// The highest pid that a fork line has announced.
+    youngest: i32,
+    /// The thread that last did something with a vCPU.
+    vmm: Option<TaskId>,
     /// By thread and number.
     vcpus: HashMap<(i32, u32), VcpuId>,
     /// The vCPU that a thread ran last.
     last_vcpu: HashMap<i32, VcpuId>,
     /// By pid: what its descriptors are, if they are breakpoints.
-    descriptors: HashMap<i32, HashMap<i32, CounterId>>,
+    descriptors: HashMap<i32, BTreeMap<i32, CounterId>>,
+    /// By pid of a task that exits: the counters whose descriptors are still open.
+    closing: HashMap<i32, Vec<CounterId>>,
     /// CPUs whose current task has been seen.
     known: Vec<bool>,
     /// The stays in guests, in the order of their entries.
@@ -149,9 +155,12 @@ impl<'a> Replayer<'a> {
                 predictions: with_verify.then(|| Predictions::new(trace.cpus)),
             },
             tasks: HashMap::from([(0, TaskId::IDLE)]),
+            youngest: 0,
+            vmm: None,
             vcpus: HashMap::new(),
             last_vcpu: HashMap::new(),
             descriptors: HashMap::new(),
+            closing: HashMap::new(),
             known: vec![false; trace.cpus],
             runs: runs(trace).into(),
             stays: HashMap::new(),
@@ -168,16 +177,8 @@ impl<'a> Replayer<'a> {
         let cpu = CpuId(u32::from(row.cpu));
         self.watch.line = row.line;
         self.know(cpu, row.pid);
-        if let Some(open) = row.acts {
-            self.open(&self.trace.rows[open as usize]);
-        }
-        if let Input::Exit { pid } = row.input {
-            // Its counters were taken out of the registers before this line, in the window that it ends.
-            let task = self.task(pid, cpu);
-            self.machine.end_task(task, &mut self.watch);
-            self.descriptors.remove(&pid);
-            self.tasks.remove(&pid);
-            self.events += 1;
+        if let Some(acts) = row.acts {
+            self.act(&self.trace.rows[acts as usize], cpu);
         }
         if let Some(predictions) = &mut self.watch.predictions {
             predictions.open_window(cpu, row.line);
@@ -185,11 +186,37 @@ impl<'a> Replayer<'a> {
         self.input(row, cpu);
     }
 
+    /// What a row does elsewhere than where it stands: here, in the window that ends.
+    fn act(&mut self, row: &Row, cpu: CpuId) {
+        match row.input {
+            Input::Exit { pid } => {
+                let task = self.task(pid, cpu);
+                self.machine.exit_breakpoints(task, &mut self.watch);
+                self.events += 1;
+            }
+            _ => self.open(row),
+        }
+    }
+
+    /// An exiting task closes its descriptors, the highest first (each close is queued as task work, last in, first out).
+    /// Closing one of a CPU-wide counter sleeps after the uninstall (`bp_cpuinfo_sem` is taken for writing): the next
+    /// one comes when the task runs again.
+    fn close_files(&mut self, pid: i32, cpu: CpuId) {
+        let task = self.task(pid, cpu);
+        while let Some(counter) = self.closing.get_mut(&pid).and_then(Vec::pop) {
+            self.machine.close_descriptor(task, counter, &mut self.watch);
+            let closed = self.machine.counter(counter);
+            if closed.target.is_none() && closed.state == State::Dead {
+                return;
+            }
+        }
+        self.closing.remove(&pid);
+    }
+
     /// Who prints a line is who runs. A CPU's first line tells it; after a loss a later one corrects it.
     fn know(&mut self, cpu: CpuId, pid: i32) {
         let known = std::mem::replace(&mut self.known[cpu.index()], true);
-        if known && (pid == 0 || !self.tasks.contains_key(&pid)) {
-            // A task that has exited prints lines until it is switched away.
+        if known && pid == 0 {
             return;
         }
         let task = self.task(pid, cpu);
@@ -200,8 +227,20 @@ impl<'a> Replayer<'a> {
     }
 
     fn task(&mut self, pid: i32, cpu: CpuId) -> TaskId {
-        let machine = &mut self.machine;
-        *self.tasks.entry(pid).or_insert_with(|| machine.add_sleeping_task(cpu, Capabilities::Root))
+        if let Some(&task) = self.tasks.get(&pid) {
+            return task;
+        }
+        let task = self.machine.add_sleeping_task(cpu, Capabilities::Root);
+        self.tasks.insert(pid, task);
+        // A young pid that no fork line announces: `copy_process` was called by the kernel itself, for a thread of a VMM
+        // (KVM's recovery of huge pages and vhost do, 6.12). Such a thread inherits breakpoints like any child.
+        if pid > self.youngest
+            && self.youngest > 0
+            && let Some(vmm) = self.vmm
+        {
+            self.machine.copy_process(vmm, task);
+        }
+        task
     }
 
     fn input(&mut self, row: &Row, cpu: CpuId) {
@@ -217,6 +256,7 @@ impl<'a> Replayer<'a> {
                 let parent_task = self.task(parent, cpu);
                 let child_task = self.machine.add_sleeping_task(cpu, Capabilities::Root);
                 self.tasks.insert(child, child_task);
+                self.youngest = self.youngest.max(child);
                 if let Some(descriptors) = self.descriptors.get(&parent).cloned() {
                     self.descriptors.insert(child, descriptors);
                 }
@@ -225,7 +265,12 @@ impl<'a> Replayer<'a> {
             Input::Entry { vcpu } => self.entry(row, cpu, vcpu),
             Input::KvmExit { vcpu, why, guest_dr7 } => self.exit(row, cpu, vcpu, why, guest_dr7),
             Input::Open { result: None, .. } => self.unknown(row, "the call does not return in this trace"),
-            Input::Open { .. } | Input::Nothing | Input::Exit { .. } => {}
+            Input::Open { .. } | Input::Nothing => {}
+            Input::Exit { pid } => {
+                let open = self.descriptors.remove(&pid).unwrap_or_default();
+                self.closing.insert(pid, open.into_values().collect());
+                self.close_files(pid, cpu);
+            }
             Input::Close { fd } => {
                 if let Some(counter) = self.descriptors.get_mut(&row.pid).and_then(|fds| fds.remove(&fd)) {
                     let task = self.task(row.pid, cpu);
@@ -254,6 +299,7 @@ impl<'a> Replayer<'a> {
                 }
                 self.apply(&Event::PtracePoke { tracer, tracee, dr, value });
             }
+            Input::VcpuIoctl => self.vmm = Some(self.task(row.pid, cpu)),
             Input::SetGuestDebug { control, dr, dr7 } => {
                 if let Some(vcpu) = self.vcpu_of_caller(row, cpu) {
                     let debug =
@@ -294,8 +340,8 @@ impl<'a> Replayer<'a> {
         self.undetermined.push((row.line, why.to_owned()));
     }
 
-    fn switch(&mut self, cpu: CpuId, next: i32, line: u32) {
-        let next = self.task(next, cpu);
+    fn switch(&mut self, cpu: CpuId, next_pid: i32, line: u32) {
+        let next = self.task(next_pid, cpu);
         self.events += 1;
         let before = Observer::before(&self.machine, cpu);
         if next != TaskId::IDLE {
@@ -303,6 +349,9 @@ impl<'a> Replayer<'a> {
         }
         self.machine.sched_switch(cpu, next, &mut self.watch);
         self.watch.observer.hook(&self.machine, cpu, line, before, false);
+        if self.closing.contains_key(&next_pid) {
+            self.close_files(next_pid, cpu);
+        }
     }
 
     /// An open acts here, whatever the row: on its own task, on another's, or on a CPU.

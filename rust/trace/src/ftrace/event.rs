@@ -181,11 +181,13 @@ pub enum Event<'a> {
     Other(&'a str),
 }
 
-/// As what a task left the CPU. Only the first kind wants to go on.
+/// As what a task left the CPU. The first two kinds want to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrevState {
-    /// `R` and `R+`: it yielded or was preempted.
+    /// `R`: it yielded.
     Runnable,
+    /// `R+`: it was preempted, in the middle of whatever it did.
+    Preempted,
     /// Waiting or stopped, for whatever reason.
     Sleeping,
     /// `X` and `Z`: it does not come back.

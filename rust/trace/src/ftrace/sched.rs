@@ -43,7 +43,8 @@ fn pid_before_priority(text: &[u8], bracket: usize) -> Option<(&[u8], i32)> {
 fn prev_state(state: &[u8]) -> Option<PrevState> {
     if let Some(bits) = number(state, Bare::Decimal) {
         return Some(match bits {
-            0 | 0x100.. => PrevState::Runnable,
+            0 => PrevState::Runnable,
+            0x100.. => PrevState::Preempted,
             _ if bits & 0x30 != 0 => PrevState::Dead,
             _ => PrevState::Sleeping,
         });
@@ -51,7 +52,9 @@ fn prev_state(state: &[u8]) -> Option<PrevState> {
     if state.is_empty() || !state.iter().all(|&byte| byte.is_ascii_alphabetic() || matches!(byte, b'|' | b'+')) {
         return None;
     }
-    Some(if state.ends_with(b"+") || state == b"R" {
+    Some(if state.ends_with(b"+") {
+        PrevState::Preempted
+    } else if state == b"R" {
         PrevState::Runnable
     } else if state.iter().any(|byte| matches!(byte, b'X' | b'x' | b'Z')) {
         PrevState::Dead
@@ -87,7 +90,7 @@ fn word(text: &[u8]) -> (&[u8], &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::PrevState::{Dead, Runnable, Sleeping};
+    use super::PrevState::{Dead, Preempted, Runnable, Sleeping};
     use super::*;
 
     fn read(payload: &str) -> Option<(i32, PrevState, i32)> {
@@ -102,7 +105,7 @@ mod tests {
         let cases = [
             (
                 "prev_comm=bash prev_pid=24286 prev_prio=120 prev_state=R+ ==> next_comm=CPU 0/KVM next_pid=7289 next_prio=120",
-                { (24286, Runnable, 7289) },
+                { (24286, Preempted, 7289) },
             ),
             (
                 "prev_comm=CPU 0/KVM prev_pid=7289 prev_prio=-1 prev_state=S ==> next_comm=swapper/0 next_pid=0 next_prio=120",
@@ -114,7 +117,7 @@ mod tests {
             ),
             (
                 "prev_comm=bash prev_pid=0x5ede (24286) prev_prio=0x78 (120) prev_state=0x100 (256) next_comm=sh next_pid=0xa3a (2618) next_prio=0x78 (120)",
-                (24286, Runnable, 2618),
+                (24286, Preempted, 2618),
             ),
             ("bash:25273 [120] R ==> CPU 0/KVM:7289 [120]", (25273, Runnable, 7289)),
             ("bash:25273 [120] S ==> kworker/0:1:41 [-1] Latency: 12.345 usecs", (25273, Sleeping, 41)),
