@@ -76,13 +76,6 @@ pub fn install<S: Steps>(cpu: &mut S, owner: Owner, bp: Breakpoint) -> Option<Sl
     let slot = find(cpu, Owner::NONE)?;
     // I2
     cpu.store(Word::Owner(slot), owner.word());
-    arm(cpu, slot, bp);
-    Some(slot)
-}
-
-/// I3 to I6: arms a slot that is held already.
-#[inline]
-fn arm<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
     // I3
     cpu.write_dr(Dr::Address(slot), bp.address);
     // I4
@@ -92,6 +85,7 @@ fn arm<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
     // I6
     let control = cpu.load(Word::Control);
     cpu.write_dr(Dr::Control, control);
+    Some(slot)
 }
 
 /// Takes a breakpoint out of its slot, or returns `None` and changes nothing. The address stays in the register and
@@ -102,19 +96,13 @@ pub fn uninstall<S: Steps>(cpu: &mut S, owner: Owner, bp: Breakpoint) -> Option<
     let slot = find(cpu, owner)?;
     // U2
     cpu.store(Word::Owner(slot), Owner::NONE.word());
-    disarm(cpu, slot, bp);
-    Some(slot)
-}
-
-/// U3 to U6: disarms a slot, whoever holds it.
-#[inline]
-fn disarm<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
     // U3: only the bits that the breakpoint itself has
     let tmp = cpu.load(Word::Control) & !encode_slot(slot, bp.kind, bp.length);
     // U4: register before shadow
     cpu.write_dr(Dr::Control, tmp);
     // U6
     cpu.store(Word::Control, tmp);
+    Some(slot)
 }
 
 /// I1 and U1: the lowest slot that `owner` holds.
@@ -166,8 +154,9 @@ pub fn refresh_enabled<S: Steps>(cpu: &mut S) {
     cpu.write_dr(Dr::Control, control);
 }
 
-/// Announces that kgdb uses a slot: from here on nobody's search finds it. One compare-and-swap, so an NMI handler
-/// may do it; whether the slot was free.
+/// Announces that kgdb uses a slot: from here on nobody's search finds it. One compare-and-swap, without locks; whether
+/// the slot was free. From an NMI between I1 and I2 of an install it can be lost: I2 is a plain store, in Linux as here,
+/// and takes the slot all the same.
 #[inline]
 pub fn reserve<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
     cpu.compare_exchange(Word::Owner(slot), Owner::NONE.word(), Owner::KGDB.word())
@@ -177,18 +166,6 @@ pub fn reserve<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
 #[inline]
 pub fn release<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
     cpu.compare_exchange(Word::Owner(slot), Owner::KGDB.word(), Owner::NONE.word())
-}
-
-/// kgdb's breakpoint in a slot that it announced. It enters the shadow like everybody's, so a refresh keeps it.
-#[inline]
-pub fn arm_reserved<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
-    arm(cpu, slot, bp);
-}
-
-/// Takes kgdb's breakpoint out of an announced slot, which stays announced.
-#[inline]
-pub fn disarm_reserved<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
-    disarm(cpu, slot, bp);
 }
 
 /// Disarms everything on the way into an NMI, #MC or kernel #DB handler (S1-S3), and returns what

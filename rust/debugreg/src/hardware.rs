@@ -72,16 +72,17 @@ impl Steps for Hardware<'_> {
 
     #[inline]
     fn write_dr(&mut self, dr: Dr, value: u64) {
-        // SAFETY: `new`'s caller promised CPL 0. No `nomem`: the assembler statements and the atomics around them
-        // keep their order, which the transitions rely on.
+        // SAFETY: `new`'s caller promised CPL 0. Without `nomem` the compiler keeps the order of these instructions and
+        // the atomics around them, which the transitions rely on; without `preserves_flags` because a MOV DR leaves the
+        // flags undefined (SDM vol. 2, "MOV, Move to/from Debug Registers").
         unsafe {
             match dr.number() {
-                0 => asm!("mov dr0, {}", in(reg) value, options(nostack, preserves_flags)),
-                1 => asm!("mov dr1, {}", in(reg) value, options(nostack, preserves_flags)),
-                2 => asm!("mov dr2, {}", in(reg) value, options(nostack, preserves_flags)),
-                3 => asm!("mov dr3, {}", in(reg) value, options(nostack, preserves_flags)),
-                6 => asm!("mov dr6, {}", in(reg) value, options(nostack, preserves_flags)),
-                _ => asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)),
+                0 => asm!("mov dr0, {}", in(reg) value, options(nostack)),
+                1 => asm!("mov dr1, {}", in(reg) value, options(nostack)),
+                2 => asm!("mov dr2, {}", in(reg) value, options(nostack)),
+                3 => asm!("mov dr3, {}", in(reg) value, options(nostack)),
+                6 => asm!("mov dr6, {}", in(reg) value, options(nostack)),
+                _ => asm!("mov dr7, {}", in(reg) value, options(nostack)),
             }
         }
     }
@@ -92,12 +93,12 @@ impl Steps for Hardware<'_> {
         // SAFETY: as in `write_dr`.
         unsafe {
             match dr.number() {
-                0 => asm!("mov {}, dr0", out(reg) value, options(nostack, preserves_flags)),
-                1 => asm!("mov {}, dr1", out(reg) value, options(nostack, preserves_flags)),
-                2 => asm!("mov {}, dr2", out(reg) value, options(nostack, preserves_flags)),
-                3 => asm!("mov {}, dr3", out(reg) value, options(nostack, preserves_flags)),
-                6 => asm!("mov {}, dr6", out(reg) value, options(nostack, preserves_flags)),
-                _ => asm!("mov {}, dr7", out(reg) value, options(nostack, preserves_flags)),
+                0 => asm!("mov {}, dr0", out(reg) value, options(nostack)),
+                1 => asm!("mov {}, dr1", out(reg) value, options(nostack)),
+                2 => asm!("mov {}, dr2", out(reg) value, options(nostack)),
+                3 => asm!("mov {}, dr3", out(reg) value, options(nostack)),
+                6 => asm!("mov {}, dr6", out(reg) value, options(nostack)),
+                _ => asm!("mov {}, dr7", out(reg) value, options(nostack)),
             }
         }
         value

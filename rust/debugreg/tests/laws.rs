@@ -42,8 +42,6 @@ enum Event {
     Uninstall(Owner),
     Reserve(Slot),
     Release(Slot),
-    ArmReserved(Slot, Breakpoint),
-    DisarmReserved(Slot),
     /// A guest leaves its registers behind; the host refreshes.
     GuestRan(Registers),
 }
@@ -54,8 +52,6 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
         3 => owner().prop_map(Event::Uninstall),
         1 => slot().prop_map(Event::Reserve),
         1 => slot().prop_map(Event::Release),
-        1 => (slot(), breakpoint()).prop_map(|(slot, bp)| Event::ArmReserved(slot, bp)),
-        1 => slot().prop_map(Event::DisarmReserved),
         1 => garbage().prop_map(Event::GuestRan),
     ];
     prop::collection::vec(event, 0..24)
@@ -67,7 +63,7 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
 enum Holder {
     Nobody,
     Counter(Owner, Breakpoint),
-    Kgdb(Option<Breakpoint>),
+    Kgdb,
 }
 
 impl Holder {
@@ -75,14 +71,14 @@ impl Holder {
         match self {
             Holder::Nobody => Owner::NONE,
             Holder::Counter(owner, _) => owner,
-            Holder::Kgdb(_) => Owner::KGDB,
+            Holder::Kgdb => Owner::KGDB,
         }
     }
 
     fn breakpoint(self) -> Option<Breakpoint> {
         match self {
-            Holder::Counter(_, bp) | Holder::Kgdb(Some(bp)) => Some(bp),
-            Holder::Nobody | Holder::Kgdb(None) => None,
+            Holder::Counter(_, bp) => Some(bp),
+            Holder::Nobody | Holder::Kgdb => None,
         }
     }
 }
@@ -107,7 +103,7 @@ impl World {
         Slot::ALL.into_iter().find(|slot| self.holders[slot.index()].owner() == owner)
     }
 
-    /// What users of the bank do: nobody is installed twice, and kgdb gives a slot back when it is disarmed.
+    /// What users of the bank do: nobody is installed twice.
     fn perform(&mut self, event: Event) {
         let cpu = &mut self.cpu;
         match event {
@@ -128,31 +124,17 @@ impl World {
             Event::Reserve(slot) => match &mut self.holders[slot.index()] {
                 holder @ Holder::Nobody => {
                     assert!(bank::reserve(cpu, slot), "it is free");
-                    *holder = Holder::Kgdb(None);
+                    *holder = Holder::Kgdb;
                 }
                 _ => self.refused(|cpu| bank::reserve(cpu, slot)),
             },
             Event::Release(slot) => match &mut self.holders[slot.index()] {
-                holder @ Holder::Kgdb(None) => {
+                holder @ Holder::Kgdb => {
                     assert!(bank::release(cpu, slot), "it is announced");
                     *holder = Holder::Nobody;
                 }
-                Holder::Kgdb(Some(_)) => {}
                 _ => self.refused(|cpu| bank::release(cpu, slot)),
             },
-            Event::ArmReserved(slot, bp) => {
-                if let Holder::Kgdb(armed @ None) = &mut self.holders[slot.index()] {
-                    bank::arm_reserved(cpu, slot, bp);
-                    *armed = Some(bp);
-                }
-            }
-            Event::DisarmReserved(slot) => {
-                if let Holder::Kgdb(armed) = &mut self.holders[slot.index()]
-                    && let Some(bp) = armed.take()
-                {
-                    bank::disarm_reserved(cpu, slot, bp);
-                }
-            }
             Event::GuestRan(registers) => {
                 cpu.hardware = registers;
                 bank::refresh(cpu);
@@ -255,8 +237,6 @@ impl Steps for Probe<'_> {
 enum Transition {
     Install(Owner, Breakpoint),
     Uninstall(Owner, Breakpoint),
-    ArmReserved(Slot, Breakpoint),
-    DisarmReserved(Slot, Breakpoint),
     Refresh,
 }
 
@@ -265,21 +245,17 @@ impl Transition {
         match self {
             Transition::Install(owner, bp) => _ = bank::install(cpu, owner, bp),
             Transition::Uninstall(owner, bp) => _ = bank::uninstall(cpu, owner, bp),
-            Transition::ArmReserved(slot, bp) => bank::arm_reserved(cpu, slot, bp),
-            Transition::DisarmReserved(slot, bp) => bank::disarm_reserved(cpu, slot, bp),
             Transition::Refresh => bank::refresh(cpu),
         }
     }
 
     /// All that the users of this bank may do next.
     fn possible(world: &World, bp: Breakpoint) -> Vec<Transition> {
-        let change = |(slot, holder)| match holder {
-            Holder::Nobody => None,
+        let change = |holder| match holder {
+            Holder::Nobody | Holder::Kgdb => None,
             Holder::Counter(owner, bp) => Some(Transition::Uninstall(owner, bp)),
-            Holder::Kgdb(None) => Some(Transition::ArmReserved(slot, bp)),
-            Holder::Kgdb(Some(bp)) => Some(Transition::DisarmReserved(slot, bp)),
         };
-        let changes = Slot::ALL.into_iter().zip(world.holders).filter_map(change);
+        let changes = world.holders.into_iter().filter_map(change);
         changes.chain([Transition::Install(Owner(7), bp), Transition::Refresh]).collect()
     }
 }
@@ -391,9 +367,10 @@ proptest! {
         bank::refresh(&mut world.cpu);
         prop_assert_eq!(world.armed(), world.owed());
         prop_assert_eq!(world.cpu.hardware.dr6, 0xffff_0ff0);
-        prop_assert_eq!((world.cpu.owner, world.cpu.address, world.cpu.control), (before.owner, before.address, before.control));
-        prop_assert_eq!(world.cpu.cost.dr_writes - before.cost.dr_writes, 6);
-        prop_assert_eq!(world.cpu.cost.dr_reads, before.cost.dr_reads);
+        let Bank { hardware, cost, .. } = world.cpu;
+        prop_assert_eq!(world.cpu, Bank { hardware, cost, ..before }, "owners and shadow are as they were");
+        prop_assert_eq!(cost.dr_writes - before.cost.dr_writes, 6);
+        prop_assert_eq!(cost.dr_reads, before.cost.dr_reads);
     }
 
     #[test]
@@ -665,7 +642,6 @@ fn the_transitions_compile_for_the_hardware() {
     let _: fn(&mut Cpu) -> Registers = bank::registers;
     let _: [fn(&mut Cpu); 2] = [bank::refresh, bank::refresh_enabled];
     let _: [fn(&mut Cpu, Slot) -> bool; 2] = [bank::reserve, bank::release];
-    let _: [fn(&mut Cpu, Slot, Breakpoint); 2] = [bank::arm_reserved, bank::disarm_reserved];
     let _: fn(&mut Cpu, bool) -> u64 = bank::local_db_save;
     let _: fn(&mut Cpu, u64) = bank::local_db_restore;
 }
