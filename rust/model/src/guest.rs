@@ -91,7 +91,8 @@ impl Machine {
             ExitReason::DrAccess(access) => {
                 self.handle_dr(id, cpu, access, probe);
             }
-            ExitReason::Db(events) => self.handle_guest_db(id, events.unwrap_or(0)),
+            ExitReason::Db(Some(events)) => self.handle_guest_db(id, events),
+            // Which events is not known: nothing can be said of the guest's DR6.
             _ => {}
         }
         Ok(Outcome::Ok)
