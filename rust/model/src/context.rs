@@ -211,8 +211,13 @@ impl Machine {
         self.counters[id.index()].state = State::Inactive;
     }
 
-    /// `ctx_resched`: makes room for a counter of this class and schedules everything in again.
+    /// `ctx_resched`, on the CPU itself.
     pub(crate) fn resched<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
+        self.interrupt(cpu, probe, |machine, probe| machine.resched_here(cpu, id, probe));
+    }
+
+    /// Makes room for a counter of its class and schedules everything in again.
+    fn resched_here<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
         let counter = self.counter(id);
         let class = if counter.attr.pinned { Class::ALL } else { Class::FLEXIBLE };
         let (cpu_wide, pinned) = (counter.target.is_none(), counter.attr.pinned);
@@ -232,7 +237,8 @@ impl Machine {
         self.sched_in_all(cpu, task, probe);
     }
 
-    /// `__perf_install_in_context`: a new counter joins its context, and is scheduled in if that is running.
+    /// `perf_install_in_context`: a new counter joins its context, and is scheduled in if that is running. A disabled one
+    /// reschedules nobody, unless it is the context's first.
     pub(crate) fn add_to_context<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
         let counter = *self.counter(id);
         let context = match (counter.target, counter.cpu) {
@@ -240,7 +246,11 @@ impl Machine {
             (None, Some(cpu)) => self.cpu(cpu).context,
             (None, None) => unreachable!("a counter has a task or a CPU"),
         };
+        let quiet = counter.state == State::Off && !self.context(context).is_empty();
         self.link(id, context);
+        if quiet {
+            return;
+        }
         let cpu = match counter.target {
             Some(task) if self.is_running(task) => Some(self.task(task).cpu),
             Some(_) => None,
@@ -286,7 +296,7 @@ impl Machine {
             Some(task) => self.task(task).cpu,
             None => counter.cpu.expect("a CPU's counter has a CPU"),
         };
-        self.uninstall(cpu, id, probe);
+        self.interrupt(cpu, probe, |machine, probe| machine.uninstall(cpu, id, probe));
         let context = &mut self.contexts[context.index()];
         context.pinned_active.retain(|&other| other != id);
         context.flexible_active.retain(|&other| other != id);

@@ -122,29 +122,20 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// The attributes with the changes made, or the refusal of a change to a field that is fixed for life.
-    ///
-    /// # Errors
-    ///
-    /// EINVAL (`perf_event_modify_copy_attr` and the comparison before it, 6.17).
-    pub fn applied_to(self, attr: Attr) -> Result<Attr, Refusal> {
-        let fixed = |wanted: Option<bool>, has: bool| wanted.is_none_or(|wanted| wanted == has);
-        if !(fixed(self.pinned, attr.pinned)
-            && fixed(self.exclude_user, attr.exclude_user)
-            && fixed(self.exclude_kernel, attr.exclude_kernel))
-        {
-            return Err(Refusal::new(
-                Errno::EINVAL,
-                "only bp_addr, bp_type, bp_len and disabled may change in a life (perf_event_modify_attr)",
-            ));
-        }
-        Ok(Attr {
+    /// The attributes with the changes made, and whether a field would change that is fixed for life.
+    pub(crate) fn applied_to(self, attr: Attr) -> (Attr, bool) {
+        let wanted = Attr {
             bp_type: self.bp_type.unwrap_or(attr.bp_type),
             bp_addr: self.bp_addr.unwrap_or(attr.bp_addr),
             bp_len: self.bp_len.unwrap_or(attr.bp_len),
             disabled: self.disabled.unwrap_or(attr.disabled),
             ..attr
-        })
+        };
+        let changes = |wanted: Option<bool>, has: bool| wanted.is_some_and(|wanted| wanted != has);
+        let fixed = changes(self.pinned, attr.pinned)
+            || changes(self.exclude_user, attr.exclude_user)
+            || changes(self.exclude_kernel, attr.exclude_kernel);
+        (wanted, fixed)
     }
 }
 

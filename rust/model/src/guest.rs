@@ -115,6 +115,40 @@ impl Machine {
         self.count_skip(cpu, before);
     }
 
+    /// Something that another CPU asks of this one: if it runs a guest, the interrupt is a VM exit, and the guest goes on
+    /// afterwards.
+    pub(crate) fn interrupt<P: Probe>(
+        &mut self,
+        cpu: CpuId,
+        probe: &mut P,
+        handler: impl FnOnce(&mut Machine, &mut P),
+    ) {
+        match self.cpu(cpu).guest {
+            None => handler(self, probe),
+            Some(guest) => {
+                self.leave(guest, cpu, probe);
+                handler(self, probe);
+                self.enter(guest, cpu, probe);
+            }
+        }
+    }
+
+    /// An exit whose cause is handled before KVM's own part of it.
+    pub(crate) fn exit_and_enter<P: Probe, T>(
+        &mut self,
+        guest: VcpuId,
+        cpu: CpuId,
+        probe: &mut P,
+        handler: impl FnOnce(&mut Machine, &mut P) -> T,
+    ) -> T {
+        let policy = self.policy;
+        self.hardware_exit(guest, cpu);
+        let outcome = handler(self, probe);
+        policy.vm_exit(&mut self.kvm(guest, cpu, probe));
+        self.enter(guest, cpu, probe);
+        outcome
+    }
+
     /// The exit handler of a MOV DR: opens the window and lets the guest try again, or emulates the one access.
     fn handle_dr<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, access: DrAccess, probe: &mut P) -> DrHandling {
         self.cpus[cpu.index()].bank.cost.vm_exits += 1;
@@ -132,16 +166,30 @@ impl Machine {
 
     /// The exit handler of #DB. Whether the debugger gets it or the guest: the guest's waits for the next entry.
     fn handle_guest_db(&mut self, id: VcpuId, events: u64) {
-        let vcpu = &mut self.vcpus[id.index()];
-        if !vcpu.debugger_gets_db() {
-            vcpu.pending_db = Some(events);
-            vcpu.own.dr6 = Dr6(vcpu.own.dr6).after_db(events).0;
-            vcpu.own.dr7 &= !Dr7::GD;
+        if !self.vcpu(id).debugger_gets_db() {
+            self.queue_db(id, events);
         }
     }
 
-    /// #DB in a guest that runs, with these events: KVM intercepts it, and it goes to the debugger or back into the guest.
+    /// A #DB for the guest, to be injected at the next entry.
+    fn queue_db(&mut self, id: VcpuId, events: u64) {
+        let vcpu = &mut self.vcpus[id.index()];
+        vcpu.pending_db = Some(Some(events));
+        vcpu.own.dr6 = Dr6(vcpu.own.dr6).after_db(events).0;
+        vcpu.own.dr7 &= !Dr7::GD;
+    }
+
+    /// #DB in a guest that runs, with these events: KVM intercepts it, and it goes to the debugger or back into the
+    /// guest. Old kernels intercept it only for a debugger, and the processor delivers it by itself otherwise.
     fn guest_db<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, events: u64, fault: bool, probe: &mut P) -> Outcome {
+        if !self.vcpu(id).is_debugged() && !self.policy.intercepts_db(self.options.vendor) {
+            for registers in [&mut self.cpus[cpu.index()].bank.hardware, &mut self.vcpus[id.index()].own] {
+                registers.dr6 = Dr6(registers.dr6).after_db(events).0;
+                registers.dr7 &= !Dr7::GD;
+            }
+            let dr6 = self.cpu(cpu).bank.hardware.dr6;
+            return Outcome::Exception { vector: Vector::Debug, dr6, fault };
+        }
         if self.options.vendor == Vendor::Amd {
             // The VMCB is updated as if the exception had been delivered.
             let hardware = &mut self.cpus[cpu.index()].bank.hardware;
@@ -234,15 +282,17 @@ impl Machine {
             self.leave(id, cpu, probe);
             let cpl = if self.policy.has(Delta::H08) { 0 } else { cpl };
             let fault = if exits_first { mov_dr_fault(dr, write, cpl, self.vcpu(id).vmcs.dr7) } else { None };
-            if fault.is_some() {
+            if let Some(vector) = fault {
                 self.cpus[cpu.index()].bank.cost.vm_exits += 1;
-                return Ok(self.inject(id, cpu, fault, probe));
+                return Ok(self.inject(id, cpu, vector, probe));
             }
             let handling = self.handle_dr(id, cpu, DrAccess { dr: number, write }, probe);
             self.enter(id, cpu, probe);
             if handling == DrHandling::Emulate {
+                let broken = exits_first && matches!(number, 4 | 5) && self.policy.has(Delta::H16);
                 return Ok(match write {
                     Some(_) => Outcome::Ok,
+                    None if broken => Outcome::Value(0),
                     None => Outcome::Value(self.guest_dr(id, cpu, dr)),
                 });
             }
@@ -259,14 +309,15 @@ impl Machine {
         })
     }
 
-    /// The exit handler of a MOV DR found that it faults: #DB may be the debugger's.
-    fn inject<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, fault: Option<Vector>, probe: &mut P) -> Outcome {
-        let vector = fault.unwrap_or(Vector::GeneralProtection);
+    /// The exit handler of a MOV DR found that it faults: #DB is the debugger's if it owns the registers.
+    fn inject<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, vector: Vector, probe: &mut P) -> Outcome {
         if vector == Vector::Debug {
-            if self.vcpu(id).debugger_gets_db() {
-                return Outcome::ExitDebug { dr6: Dr6::BD | Dr6::IDLE.0, dr7: self.vcpu(id).vmcs.dr7 };
+            let vcpu = self.vcpu(id);
+            if vcpu.debugger_owns() {
+                let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
+                return Outcome::ExitDebug { dr6, dr7: vcpu.vmcs.dr7 };
             }
-            self.handle_guest_db(id, Dr6::BD);
+            self.queue_db(id, Dr6::BD);
         }
         self.enter(id, cpu, probe);
         self.exception(id, cpu, vector)
@@ -295,6 +346,13 @@ impl Machine {
     ) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
         let vcpu = &mut self.vcpus[id.index()];
+        let injects = debug.control & GuestDebug::INJECT_DB != 0;
+        if injects && vcpu.pending_db.is_some() {
+            return Ok(Outcome::Refused(crate::Refusal::new(
+                crate::Errno::EBUSY,
+                "an exception is waiting to be injected already",
+            )));
+        }
         // Without ENABLE the call switches everything off.
         let enabled = debug.control & GuestDebug::ENABLE != 0;
         vcpu.debug = if enabled { debug } else { GuestDebug::default() };
@@ -304,8 +362,9 @@ impl Machine {
         } else {
             vcpu.eff_db = vcpu.db;
         }
-        if debug.control & GuestDebug::INJECT_DB != 0 {
-            vcpu.pending_db = Some(0);
+        if injects {
+            // Without events: DR6 is the debugger's business.
+            vcpu.pending_db = Some(None);
         }
         common::update_dr7(&mut self.kvm(id, cpu, probe));
         Ok(Outcome::Ok)
@@ -314,6 +373,7 @@ impl Machine {
     /// `kvm_vcpu_ioctl_x86_get_debugregs`: the guest-visible values, never the debugger's.
     pub(crate) fn get_debugregs(&self, id: VcpuId) -> Result<Outcome, Misuse> {
         self.out_of_guest(id)?;
+        self.policy.has_debugregs()?;
         let vcpu = self.vcpu(id);
         let dr6 = self.policy.get_dr(vcpu, Dr::Status, self.options.vendor);
         Ok(Outcome::Registers(debugreg::Registers { dr: vcpu.db, dr6, dr7: vcpu.dr7 }))
@@ -329,6 +389,7 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
+        self.policy.has_debugregs()?;
         if [dr6, dr7].into_iter().flatten().any(|value| value > u64::from(u32::MAX)) {
             return Ok(Outcome::Refused(crate::Refusal::new(
                 crate::Errno::EINVAL,
@@ -358,12 +419,19 @@ impl Machine {
 
     /// What follows every change of the guest's registers from outside.
     fn load_guest_view<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, dr6: Option<u64>, probe: &mut P) {
+        let policy = self.policy;
         let mut kvm = self.kvm(id, cpu, probe);
         if let Some(dr6) = dr6 {
             common::store_dr6(&mut kvm, dr6);
         }
-        common::update_dr0123(&mut kvm);
-        common::update_dr7(&mut kvm);
+        if !policy.has(Delta::H11) {
+            common::update_dr0123(&mut kvm);
+        }
+        if policy.has(Delta::H13) {
+            common::drop_debuggers_dr7(&mut kvm);
+        } else {
+            common::update_dr7(&mut kvm);
+        }
         let vcpu = self.vcpu(id);
         let own = debugreg::Registers { dr: vcpu.db, dr6: dr6.unwrap_or(vcpu.own.dr6), dr7: vcpu.dr7 };
         self.vcpus[id.index()].own = own;

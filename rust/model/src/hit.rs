@@ -67,7 +67,7 @@ impl Machine {
                         self.tasks[task.index()].virtual_dr6 |= 1 << dr;
                         traced = true;
                     }
-                    None => counters.push(id),
+                    None => counters.push(self.original(id)),
                 }
             }
         }
@@ -82,12 +82,13 @@ impl Machine {
         Outcome::Hits { counters, sigtrap }
     }
 
-    /// `perf_bp_event`: whether the hit counts.
+    /// `perf_bp_event`: whether the hit counts. A copy's hits are read through the descriptor of its original.
     fn perf_bp_event(&mut self, id: CounterId, kernel: bool) -> bool {
-        let counter = &mut self.counters[id.index()];
+        let counter = self.counter(id);
         let excluded = if kernel { counter.attr.exclude_kernel } else { counter.attr.exclude_user };
         let counts = counter.state == State::Active && !excluded;
-        counter.count += u64::from(counts);
+        let original = self.original(id);
+        self.counters[original.index()].count += u64::from(counts);
         counts
     }
 }

@@ -3,7 +3,7 @@
 use debugreg::{Bank, Cost, bank};
 
 use crate::context::Context;
-use crate::counter::Counter;
+use crate::counter::{Counter, Origin};
 use crate::event::{Event, Holder, Misuse, Nmi, Outcome, Refusal};
 use crate::policy::{HostHalf, Policy};
 use crate::step::{Mark, On, Probe, counter_of};
@@ -159,6 +159,14 @@ impl Machine {
         &self.counters[id.index()]
     }
 
+    /// The counter that somebody opened, of which this one may be a copy that fork made.
+    pub fn original(&self, id: CounterId) -> CounterId {
+        match self.counter(id).origin {
+            Origin::Inherited(original) => original,
+            Origin::Perf | Origin::Ptrace(_) => id,
+        }
+    }
+
     /// A vCPU.
     #[inline]
     pub fn vcpu(&self, id: VcpuId) -> &Vcpu {
@@ -302,8 +310,19 @@ impl Machine {
         })
     }
 
-    /// An NMI: with IDT delivery everything is disarmed while the handler runs (10).
+    /// An NMI. In a guest it is a VM exit, and its handler runs before KVM has given the host its registers back
+    /// (`vmx_vcpu_enter_exit`, STGI in `svm_vcpu_run`).
     fn nmi<P: Probe>(&mut self, cpu: CpuId, what: Nmi, probe: &mut P) -> Outcome {
+        match self.cpu(cpu).guest {
+            None => self.nmi_handler(cpu, what, probe),
+            Some(guest) => {
+                self.exit_and_enter(guest, cpu, probe, |machine, probe| machine.nmi_handler(cpu, what, probe))
+            }
+        }
+    }
+
+    /// With IDT delivery everything is disarmed while the handler runs (10).
+    fn nmi_handler<P: Probe>(&mut self, cpu: CpuId, what: Nmi, probe: &mut P) -> Outcome {
         let Options { hypervisor, fred, .. } = self.options;
         let saved = if fred { 0 } else { bank::local_db_save(&mut On { machine: self, cpu, probe }, hypervisor) };
         let outcome = match what {

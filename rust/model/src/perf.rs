@@ -188,44 +188,48 @@ impl Machine {
         }
     }
 
-    /// `PERF_EVENT_IOC_MODIFY_ATTRIBUTES`.
+    /// `PERF_EVENT_IOC_MODIFY_ATTRIBUTES`: the counter, then its copies, up to the first error.
     pub(crate) fn modify<P: Probe>(
         &mut self,
         id: CounterId,
         changes: Changes,
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
-        let attr = self.open_counter(id)?.attr;
-        let wanted = match changes.applied_to(attr) {
-            Ok(wanted) => wanted,
-            Err(refusal) => return Ok(Outcome::Refused(refusal)),
-        };
+        let (wanted, fixed) = changes.applied_to(self.open_counter(id)?.attr);
         // The caller is one who has a descriptor.
         let caller = self.tasks.iter().find(|task| task.descriptors.contains(&id));
         let caller = caller.map_or(Capabilities::Root, |task| task.capabilities);
         let mut result = Outcome::Ok;
         self.for_each_copy(id, |machine, copy| {
-            if let (Err(refusal), Outcome::Ok) = (machine.modify_one(copy, wanted, caller, probe), &result) {
+            if result == Outcome::Ok
+                && let Err(refusal) = machine.modify_one(copy, wanted, fixed, caller, probe)
+            {
                 result = Outcome::Refused(refusal);
             }
         });
         Ok(result)
     }
 
-    /// `modify_user_hw_breakpoint`: disable, parse into a local, commit, enable. On an error the old settings stay, and
-    /// the counter runs again only if its last accepted `attr.disabled` was 0: a counter that was enabled by ioctl stays
-    /// off (M7).
+    /// `modify_user_hw_breakpoint`: disable, parse into a local, compare what is fixed for life, commit, enable. On an
+    /// error the old settings stay, and the counter runs again only if its last accepted `attr.disabled` was 0: a counter
+    /// that was enabled by ioctl stays off (M7).
     pub(crate) fn modify_one<P: Probe>(
         &mut self,
         id: CounterId,
         wanted: Attr,
+        changes_fixed: bool,
         caller: Capabilities,
         probe: &mut P,
     ) -> Result<(), Refusal> {
         // 1
         self.disable_one(id, probe);
-        // 2 to 4
-        let parsed = parse(&wanted, caller);
+        // 2
+        let parsed = parse(&wanted, caller).and_then(|info| {
+            const FIXED: &str =
+                "only bp_addr, bp_type, bp_len and disabled may change in a life (modify_user_hw_breakpoint_check)";
+            if changes_fixed { Err(Refusal::new(Errno::EINVAL, FIXED)) } else { Ok(info) }
+        });
+        // 3, 4
         if let Ok(info) = parsed {
             let counter = &mut self.counters[id.index()];
             counter.attr = wanted;

@@ -109,7 +109,7 @@ impl Machine {
             None => self.register(task, dr, Attr::ptrace(BpType::W, address, 1, true), probe).map(|_| ()),
             Some(id) => {
                 let wanted = Attr { bp_addr: address, ..self.counter(id).attr };
-                self.modify_one(id, wanted, Capabilities::None, probe)
+                self.modify_one(id, wanted, false, Capabilities::None, probe)
             }
         }
     }
@@ -171,7 +171,7 @@ impl Machine {
                 None => drop(self.register(task, dr, Attr::ptrace(bp_type, 0, bp_len, disabled), probe)?),
                 Some(id) => {
                     let wanted = Attr { bp_type, bp_len, disabled, ..self.counter(id).attr };
-                    self.modify_one(id, wanted, Capabilities::None, probe)?;
+                    self.modify_one(id, wanted, false, Capabilities::None, probe)?;
                 }
             }
         }

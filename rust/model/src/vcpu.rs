@@ -40,8 +40,8 @@ pub struct Vcpu {
     pub bp_enabled: bool,
     /// `KVM_DEBUGREG_WONT_EXIT`: the guest accesses its registers without an exit until the next one.
     pub wont_exit: bool,
-    /// A #DB that waits for injection, with its events in positive polarity.
-    pub pending_db: Option<u64>,
+    /// A #DB that waits for injection, with its events in positive polarity if it has any.
+    pub pending_db: Option<Option<u64>>,
     /// The host's registers, where a policy saves them.
     pub saved: Registers,
     /// Whether the last entry loaded guest values, where a policy remembers that.

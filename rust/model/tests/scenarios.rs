@@ -26,16 +26,24 @@ fn all() -> Vec<(PathBuf, String)> {
 
 #[test]
 fn every_scenario_holds_under_its_policies() {
+    let mut wrong = Vec::new();
     for (path, text) in all() {
         let scenario = parse(&text).unwrap_or_else(|error| panic!("{}:{error}", path.display()));
         let policies = if scenario.policies.is_empty() { vec!["linux".to_owned()] } else { scenario.policies.clone() };
         for name in policies {
             let policy = Policy::parse(&name).expect("checked by the parser");
             let report = run(&scenario, policy, None, false).unwrap_or_else(|e| panic!("{}:{e}", path.display()));
-            let wrong: Vec<_> = report.steps.iter().filter(|step| step.ok == Some(false)).collect();
-            assert!(report.ok, "{} under {name}: {wrong:#?}", path.display());
+            for step in report.steps.iter().filter(|step| step.ok == Some(false)) {
+                let (expected, observed) = (step.expected.as_deref().unwrap_or("nothing"), &step.observed);
+                let place = format!("{}:{} under {name}", path.display(), step.line);
+                wrong.push(format!("{place}: {} => {observed}, expected {expected}", step.event));
+            }
+            if !report.ok && wrong.is_empty() {
+                wrong.push(format!("{} under {name} expects nothing", path.display()));
+            }
         }
     }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[test]

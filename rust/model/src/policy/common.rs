@@ -19,9 +19,9 @@ impl<P: Probe> Kvm<'_, P> {
         self.host.machine.options.vendor == Vendor::Intel
     }
 
-    /// Whether the guest's DR6 lives in the VMCB.
-    fn dr6_in_vmcb(&self) -> bool {
-        self.host.machine.policy.dr6_in_vmcb(self.host.machine.options.vendor)
+    /// Whether the guest's DR6 and DR7 live in the VMCB.
+    fn registers_in_vmcb(&self) -> bool {
+        self.host.machine.policy.registers_in_vmcb(self.host.machine.options.vendor)
     }
 
     /// What a policy writes to disarm DR7.
@@ -78,7 +78,7 @@ pub(crate) fn set_dr<P: Probe>(kvm: &mut Kvm<'_, P>, dr: Dr, value: u64) {
 
 /// Stores the guest's DR6.
 pub(crate) fn store_dr6<P: Probe>(kvm: &mut Kvm<'_, P>, value: u64) {
-    if kvm.dr6_in_vmcb() {
+    if kvm.registers_in_vmcb() {
         kvm.write_field(Field::GuestDr6, value);
     } else {
         kvm.vcpu().dr6 = value;
@@ -92,9 +92,18 @@ pub(crate) fn inject_db<P: Probe>(kvm: &mut Kvm<'_, P>) {
     }
 }
 
+/// What INIT did to DR7 up to 3.6: the reset value reaches the hardware, whoever owns the registers (H-13).
+pub(crate) fn drop_debuggers_dr7<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    let dr7 = kvm.vcpu().dr7;
+    kvm.write_field(Field::GuestDr7, dr7);
+    kvm.vcpu().bp_enabled = Dr7(dr7).any_armed();
+}
+
 /// `kvm_deliver_exception_payload` for #DB. Where the VMCB has DR6, the hardware has put the events there already.
-fn deliver_db<P: Probe>(kvm: &mut Kvm<'_, P>, events: u64) {
-    if !kvm.dr6_in_vmcb() {
+fn deliver_db<P: Probe>(kvm: &mut Kvm<'_, P>, events: Option<u64>) {
+    if let Some(events) = events
+        && !kvm.registers_in_vmcb()
+    {
         let loses_sticky = kvm.has(Delta::H09);
         let vcpu = kvm.vcpu();
         let before = if loses_sticky { Dr6::IDLE } else { Dr6(vcpu.dr6) };

@@ -15,6 +15,7 @@ use std::fmt;
 use debugreg::Dr;
 use thiserror::Error;
 
+use crate::event::Misuse;
 use crate::machine::Vendor;
 use crate::step::{Kvm, Probe};
 use crate::vcpu::Vcpu;
@@ -85,24 +86,43 @@ pub enum DrHandling {
 pub enum Delta {
     H01,
     H05,
+    H07,
     H08,
     H09,
+    H11,
+    H13,
     H15,
+    H16,
     HB34,
 }
 
 impl Delta {
     /// All.
-    pub const ALL: [Delta; 6] = [Delta::H01, Delta::H05, Delta::H08, Delta::H09, Delta::H15, Delta::HB34];
+    pub const ALL: [Delta; 10] = [
+        Delta::H01,
+        Delta::H05,
+        Delta::H07,
+        Delta::H08,
+        Delta::H09,
+        Delta::H11,
+        Delta::H13,
+        Delta::H15,
+        Delta::H16,
+        Delta::HB34,
+    ];
 
     /// The id as users write it.
     pub const fn id(self) -> &'static str {
         match self {
             Delta::H01 => "H-01",
             Delta::H05 => "H-05",
+            Delta::H07 => "H-07",
             Delta::H08 => "H-08",
             Delta::H09 => "H-09",
+            Delta::H11 => "H-11",
+            Delta::H13 => "H-13",
             Delta::H15 => "H-15",
+            Delta::H16 => "H-16",
             Delta::HB34 => "HB-34",
         }
     }
@@ -112,9 +132,13 @@ impl Delta {
         match self {
             Delta::H01 => "a re-entry inside KVM's run loop loads a stale DR6 over the guest's (5.7 to 6.13)",
             Delta::H05 => "host breakpoints stay armed on the way into a guest that uses none (to 5.13)",
+            Delta::H07 => "a GD exit to the debugger carries the guest's DR6 on VMX (to 5.6)",
             Delta::H08 => "unprivileged guest code can access debug registers on VMX (to 2.6.31, CVE-2009-3722)",
             Delta::H09 => "a #DB destroys the sticky bits of the guest's DR6 on VMX (to 3.13)",
+            Delta::H11 => "INIT changes the guest's addresses, but not the ones that an entry loads (to 4.0)",
+            Delta::H13 => "INIT drops the debugger's DR7 (to 3.6)",
             Delta::H15 => "DR7.GD survives the #DB that KVM injects (to 3.16)",
+            Delta::H16 => "a guest reads 0 from DR4 and DR5 on VMX (to 2.6.34)",
             Delta::HB34 => "DR7 is disarmed with 0 instead of its reset value 0x400 (to 6.15)",
         }
     }
@@ -129,8 +153,10 @@ impl Delta {
         match (self, kvm) {
             (Delta::H01, half) => matches!(half, Linux5_15),
             (Delta::H05, half) => matches!(half, Linux2_6_33 | Linux5_15 | Skip | Lean),
-            (Delta::H08, half) => matches!(half, Linux2_6_30 | Linux2_6_33),
-            (Delta::H09 | Delta::H15, half) => !matches!(half, PerfSched | Skip | Lean),
+            (Delta::H08 | Delta::H16, half) => matches!(half, Linux2_6_30 | Linux2_6_33),
+            (Delta::H07 | Delta::H09 | Delta::H11 | Delta::H13 | Delta::H15, half) => {
+                !matches!(half, PerfSched | Skip | Lean)
+            }
             (Delta::HB34, half) => matches!(half, Linux2_6_33 | Linux5_15 | Linux2_6_30),
         }
     }
@@ -160,14 +186,17 @@ const fn deltas(list: &[Delta]) -> u16 {
     bits
 }
 
+/// What all old kernels here have.
+const OLD: [Delta; 7] = [Delta::H07, Delta::H09, Delta::H11, Delta::H13, Delta::H15, Delta::H16, Delta::HB34];
+
 /// The policies that have names; `linux` is the newest of Linux.
 #[rustfmt::skip]
 pub const NAMED: [Named; 9] = [
     Named { name: "linux-2.6.30", host: HostHalf::Thread, kvm: KvmHalf::Linux2_6_30,
-        natural: deltas(&[Delta::H08, Delta::H09, Delta::H15, Delta::HB34]),
+        natural: deltas(&OLD) | deltas(&[Delta::H08]),
         line: "reads the host's registers at every entry and writes them back at every exit" },
     Named { name: "linux-2.6.33", host: HostHalf::Perf, kvm: KvmHalf::Linux2_6_33,
-        natural: deltas(&[Delta::H05, Delta::H09, Delta::H15, Delta::HB34]),
+        natural: deltas(&OLD) | deltas(&[Delta::H05]),
         line: "loads the guest's if it uses any, restores the host's from the shadow if that is active" },
     Named { name: "perf-sched", host: HostHalf::Perf, kvm: KvmHalf::PerfSched, natural: 0,
         line: "Frederic's answer: counters are scheduled out before entry and in after exit" },
@@ -325,8 +354,27 @@ impl Policy {
         }
     }
 
-    /// Whether the guest's DR6 lives in the VMCB rather than in KVM's own memory (SVM up to 5.6).
-    fn dr6_in_vmcb(self, vendor: Vendor) -> bool {
+    /// Whether a guest's #DB exits although nobody debugs it: on VMX since 2.6.32, on SVM since 4.4.
+    pub(crate) fn intercepts_db(self, vendor: Vendor) -> bool {
+        match self.kvm {
+            KvmHalf::Linux2_6_30 => false,
+            KvmHalf::Linux2_6_33 => vendor == Vendor::Intel,
+            KvmHalf::Linux5_15 | KvmHalf::PerfSched | KvmHalf::Skip | KvmHalf::Lean => true,
+        }
+    }
+
+    /// `KVM_GET_DEBUGREGS` and `KVM_SET_DEBUGREGS` came with 2.6.34.
+    pub(crate) fn has_debugregs(self) -> Result<(), Misuse> {
+        match self.kvm {
+            KvmHalf::Linux2_6_30 | KvmHalf::Linux2_6_33 => {
+                Err(Misuse::NotExpressible("KVM_GET_DEBUGREGS and KVM_SET_DEBUGREGS came with 2.6.34"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the guest's DR6 and DR7 live in the VMCB rather than in KVM's own memory: on SVM, to 5.6 for DR6.
+    fn registers_in_vmcb(self, vendor: Vendor) -> bool {
         vendor == Vendor::Amd && matches!(self.kvm, KvmHalf::Linux2_6_30 | KvmHalf::Linux2_6_33)
     }
 
@@ -334,8 +382,9 @@ impl Policy {
     pub(crate) fn get_dr(self, vcpu: &Vcpu, dr: Dr, vendor: Vendor) -> u64 {
         match dr {
             Dr::Address(slot) => vcpu.db[slot.index()],
-            Dr::Status if self.dr6_in_vmcb(vendor) => vcpu.vmcs.dr6,
+            Dr::Status if self.registers_in_vmcb(vendor) => vcpu.vmcs.dr6,
             Dr::Status => vcpu.dr6,
+            Dr::Control if self.registers_in_vmcb(vendor) && !vcpu.debugger_owns() => vcpu.vmcs.dr7,
             Dr::Control => vcpu.dr7,
         }
     }

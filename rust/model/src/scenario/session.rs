@@ -87,18 +87,18 @@ impl Session {
         self.bound[symbol.index()] = Some(id);
     }
 
-    /// The symbol of a counter, if it has one.
+    /// The symbol of a counter, or of the one that it is a copy of.
     pub fn symbol(&self, id: CounterId) -> Option<CounterId> {
-        self.bound.iter().position(|&bound| bound == Some(id)).map(CounterId::from)
+        let original = self.machine.original(id);
+        self.bound.iter().position(|&bound| bound == Some(original)).map(CounterId::from)
     }
 
-    /// What a counter is called.
+    /// What a counter is called: a copy as its original.
     pub fn counter_name(&self, id: CounterId) -> String {
         match (self.symbol(id), self.machine.counter(id).origin) {
             (Some(symbol), _) => self.names.counter(symbol).to_owned(),
             (None, crate::Origin::Ptrace(dr)) => format!("ptrace-DR{dr}"),
-            (None, crate::Origin::Inherited(original)) => format!("copy of {}", self.counter_name(original)),
-            (None, crate::Origin::Perf) => format!("counter {}", id.0),
+            (None, _) => format!("counter {}", self.machine.original(id).0),
         }
     }
 
