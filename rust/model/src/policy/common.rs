@@ -3,7 +3,7 @@
 //! Source: arch/x86/kvm/x86.c (`kvm_set_dr`, `kvm_update_dr0123`, `kvm_update_dr7`, `kvm_deliver_exception_payload`),
 //! vmx.c and svm.c (`*_sync_dirty_debug_regs`, `handle_dr`, `dr_interception`), 6.12.
 
-use debugreg::{Dr, Dr6, Dr7, Slot, Steps};
+use debugreg::{Dr, Dr6, Dr7, Slot, Steps, bank};
 
 use super::{Delta, DrHandling};
 use crate::guest::fixed;
@@ -27,6 +27,15 @@ impl<P: Probe> Kvm<'_, P> {
     /// What a policy writes to disarm DR7.
     pub(super) fn disarmed(&self) -> u64 {
         if self.has(Delta::HB34) { 0 } else { Dr7::RESET.0 }
+    }
+
+    /// Nothing of the guest's is loaded, but the host has something armed: disarms DR7, so that no host breakpoint fires
+    /// inside the entry (5.14, f85d40160691).
+    pub(super) fn disarm_host(&mut self) {
+        if !self.has(Delta::H05) && bank::is_active(&mut self.host) {
+            let disarmed = self.disarmed();
+            self.host.write_dr(Dr::Control, disarmed);
+        }
     }
 
     /// Disarms DR7, then loads DR0-DR3 with the effective addresses.

@@ -4,7 +4,6 @@
 
 use debugreg::{Dr, Slot, Steps};
 
-use super::Delta;
 use crate::step::{Kvm, Probe};
 
 pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
@@ -37,7 +36,7 @@ pub(super) fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
     let saved = kvm.vcpu().saved;
     // 5
     if kvm.vcpu().bp_enabled {
-        let disarmed = if kvm.has(Delta::HB34) { 0 } else { debugreg::Dr7::RESET.0 };
+        let disarmed = kvm.disarmed();
         kvm.host.write_dr(Dr::Control, disarmed);
         for slot in Slot::ALL {
             kvm.host.write_dr(Dr::Address(slot), saved.dr[slot.index()]);

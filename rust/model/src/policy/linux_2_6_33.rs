@@ -4,7 +4,6 @@
 
 use debugreg::{Dr, Steps, bank};
 
-use super::Delta;
 use crate::machine::Machine;
 use crate::step::{Kvm, Probe};
 
@@ -16,9 +15,8 @@ pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
             let dr6 = kvm.vcpu().dr6;
             kvm.host.write_dr(Dr::Status, dr6);
         }
-    } else if !kvm.has(Delta::H05) && bank::is_active(&mut kvm.host) {
-        let disarmed = kvm.disarmed();
-        kvm.host.write_dr(Dr::Control, disarmed);
+    } else {
+        kvm.disarm_host();
     }
 }
 

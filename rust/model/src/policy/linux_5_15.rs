@@ -3,9 +3,9 @@
 //! Source: `vcpu_enter_guest`, `vmx_vcpu_run`, `svm_vcpu_run` (arch/x86/kvm, 6.12 and 7bb6284aa7b3); numbers as in the
 //! step list of the newest kernel.
 
-use debugreg::{Dr, Steps, bank};
+use debugreg::bank;
 
-use super::{Delta, common};
+use super::common;
 use crate::machine::Machine;
 use crate::step::{Kvm, Probe};
 
@@ -14,10 +14,9 @@ pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
     if kvm.switches() {
         // 7a-7e
         kvm.load_addresses();
-    } else if !kvm.has(Delta::H05) && bank::is_active(&mut kvm.host) {
+    } else {
         // 7a'
-        let disarmed = kvm.disarmed();
-        kvm.host.write_dr(Dr::Control, disarmed);
+        kvm.disarm_host();
     }
     // 10b
     common::load_dr6(kvm);

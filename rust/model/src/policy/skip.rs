@@ -4,9 +4,9 @@
 //! shadow is active or guest values were loaded. The price of the wish as written: host breakpoints stay armed up to
 //! the entry itself (H-05). A guest's own accesses are emulated one by one, as all of KVM did then.
 
-use debugreg::{Dr, Steps, bank};
+use debugreg::bank;
 
-use super::{Delta, common};
+use super::common;
 use crate::machine::Machine;
 use crate::step::{Kvm, Probe};
 
@@ -15,9 +15,8 @@ pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
     kvm.vcpu().loaded = loads;
     if loads {
         kvm.load_addresses();
-    } else if !kvm.has(Delta::H05) && bank::is_active(&mut kvm.host) {
-        let disarmed = kvm.disarmed();
-        kvm.host.write_dr(Dr::Control, disarmed);
+    } else {
+        kvm.disarm_host();
     }
     common::load_dr6(kvm);
 }
