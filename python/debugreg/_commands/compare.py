@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from debugreg._cost import Cost
     from debugreg._replay import Observed, Replay
 
-_QUESTIONS = (
-    ("skip-free", "does it do anything when nothing is set?", "no"),
-    ("way-out", "does it touch the hardware on the way out to a guest without breakpoints?", "no"),
-    ("entry-quiet", "can a host breakpoint fire inside the entry itself?", "no"),
-    ("guest-armed", "does the guest run with anything but its own breakpoints?", "no"),
-    ("host-armed", "does the host run with anything but its own breakpoints?", "no"),
-)
+_QUESTIONS = {
+    "skip-free": "does it do anything when nothing is set?",
+    "way-out": "does it touch the hardware on the way out to a guest without breakpoints?",
+    "entry-quiet": "can a host breakpoint fire inside the entry itself?",
+    "guest-armed": "does the guest run with anything but its own breakpoints?",
+    "host-armed": "does the host run with anything but its own breakpoints?",
+}
+"""Asked so that "no" is what the mail wanted."""
 
 
 @_cli.command(example="debugreg compare --policy skip --policy linux")
@@ -79,7 +80,7 @@ def _page(comparison: Comparison) -> list[RenderableType]:
         f">= a lower bound, - not expressible there"
     )
     parts: list[RenderableType] = [head, _costs(comparison), _manners(comparison)]
-    notes = [f"[bold]{cheapest.policy}[/] is the cheapest that kept all three."] if cheapest else []
+    notes = [f"[bold]{cheapest.policy}[/] is the cheapest of those that keep host and guest apart and enter quietly."] if cheapest else []
     notes += [
         f"[bold]{replay.policy}[/]: line {line}: {reason}"
         for replay in comparison.replays
@@ -133,8 +134,8 @@ def _total(replay: Replay, total: int) -> str:
 
 
 def _manners(comparison: Comparison) -> Table:
-    table = _table(comparison, "What the mail asked, as this replay shows it", "")
-    for law, question, _ in _QUESTIONS:
+    table = _table(comparison, "What the mail asked: how often in this replay", "")
+    for law, question in _QUESTIONS.items():
         answers = [_answer(replay.law(law)) for replay in comparison.replays]
         table.add_row(question, *answers)
     return table
@@ -145,4 +146,4 @@ def _answer(observed: Observed) -> str:
         return "[dim]never asked"
     if not observed.failures:
         return "[green]no"
-    return f"[red]{observed.failures / observed.occasions:.0%}"
+    return f"[red]{max(observed.failures / observed.occasions, 0.01):.0%}"
