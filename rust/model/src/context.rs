@@ -251,12 +251,7 @@ impl Machine {
         if quiet {
             return;
         }
-        let cpu = match counter.target {
-            Some(task) if self.is_running(task) => Some(self.task(task).cpu),
-            Some(_) => None,
-            None => counter.cpu,
-        };
-        if let Some(cpu) = cpu {
+        if let Some(cpu) = self.runs_on(id) {
             self.resched(cpu, id, probe);
         }
     }
@@ -302,6 +297,16 @@ impl Machine {
         context.flexible_active.retain(|&other| other != id);
     }
 
+    /// The CPU whose registers a change of this counter reaches: the one that it is bound to, or that its task is on.
+    pub fn runs_on(&self, id: CounterId) -> Option<CpuId> {
+        let counter = self.counter(id);
+        match self.context(counter.context?).task {
+            Some(task) if self.is_running(task) => Some(self.task(task).cpu),
+            Some(_) => None,
+            None => counter.cpu,
+        }
+    }
+
     /// `perf_event_disable`.
     pub(crate) fn perf_disable<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
         self.deactivate(id, probe);
@@ -318,14 +323,7 @@ impl Machine {
         }
         counter.enabled = true;
         counter.state = State::Inactive;
-        let counter = *counter;
-        let Some(context) = counter.context else { return };
-        let cpu = match self.context(context).task {
-            Some(task) if self.is_running(task) => self.task(task).cpu,
-            Some(_) => return,
-            None => counter.cpu.expect("a CPU's counter has a CPU"),
-        };
-        if counter.fits(cpu) {
+        if let Some(cpu) = self.runs_on(id).filter(|&cpu| self.counter(id).fits(cpu)) {
             self.resched(cpu, id, probe);
         }
     }

@@ -78,8 +78,6 @@ pub struct Row {
     pub pid: i32,
     /// What happened.
     pub input: Input,
-    /// The open or exit of this row acts just before this one.
-    pub acts: Option<u32>,
 }
 
 /// A line of truth: what the kernel did, only compared.
@@ -119,6 +117,8 @@ pub struct Trace {
     pub cpus: usize,
     /// The rows.
     pub rows: Vec<Row>,
+    /// Rows that act elsewhere than where they stand: before which row (by index), and which row does; in order.
+    pub acts: Vec<(u32, u32)>,
     /// The truth.
     pub truth: Vec<Truth>,
     /// Names of the phases.
@@ -158,11 +158,13 @@ impl Trace {
         for record in lines.by_ref() {
             reading.record(record.line, record.cpu, record.pid, record.event);
         }
+        reading.acts.sort_unstable();
         Trace {
             name: name.to_owned(),
             vendor: vendor(bytes),
             cpus: reading.windows.len().max(1),
             rows: reading.rows,
+            acts: reading.acts,
             truth: reading.truth,
             phases: reading.phases,
             counts: *lines.counts(),
@@ -188,6 +190,9 @@ fn vendor(bytes: &[u8]) -> Vendor {
 #[derive(Default)]
 struct Reading {
     rows: Vec<Row>,
+    acts: Vec<(u32, u32)>,
+    /// By CPU: who runs.
+    running: HashMap<u16, i32>,
     truth: Vec<Truth>,
     phases: Vec<String>,
     /// By CPU: the line of its last input row.
@@ -240,7 +245,7 @@ impl Reading {
                 let here = self.rows.len();
                 self.push(line, cpu, pid, Input::Exit { pid });
                 let before = self.preempted.remove(&pid).unwrap_or(here);
-                self.rows[before].acts = Some(here as u32);
+                self.acts.push((before as u32, here as u32));
                 return;
             }
             Event::KvmEntry { vcpu } => {
@@ -315,7 +320,8 @@ impl Reading {
 
     fn push(&mut self, line: u32, cpu: u16, pid: i32, input: Input) {
         *self.window(cpu) = line;
-        self.rows.push(Row { line, cpu, pid, input, acts: None });
+        self.running.insert(cpu, pid);
+        self.rows.push(Row { line, cpu, pid, input });
     }
 
     fn window(&mut self, cpu: u16) -> &mut u32 {
@@ -355,7 +361,23 @@ impl Reading {
         if let Input::Open { result, .. } = &mut self.rows[open.row].input {
             *result = Some(returned);
         }
-        self.rows[before].acts = Some(open.row as u32);
+        let before = self.after_interrupt(open.row).unwrap_or(before);
+        self.acts.push((before as u32, open.row as u32));
+    }
+
+    /// An open that concerns a CPU on which a guest runs interrupts it: it acts after that VM exit, the last one during
+    /// the call. Which row comes next on that CPU.
+    fn after_interrupt(&self, open: usize) -> Option<usize> {
+        let Row { cpu: caller, input: Input::Open { pid, cpu, .. }, .. } = self.rows[open] else { return None };
+        let target = match u16::try_from(cpu) {
+            Ok(cpu) => cpu,
+            Err(_) if pid > 0 => self.running.iter().find(|&(_, &running)| running == pid).map(|(&cpu, _)| cpu)?,
+            Err(_) => return None,
+        };
+        let during = self.rows.iter().enumerate().skip(open);
+        let mut there = during.filter(|(_, row)| row.cpu == target && target != caller);
+        let exit = there.clone().filter(|(_, row)| matches!(row.input, Input::KvmExit { .. })).last()?;
+        there.find(|(at, _)| *at > exit.0).map(|(at, _)| at)
     }
 }
 

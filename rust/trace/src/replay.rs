@@ -67,6 +67,10 @@ pub fn replay(
         if at % 4096 == 0 && !going(at) {
             return None;
         }
+        while let Some(&(_, acts)) = trace.acts.get(replayer.acted).filter(|&&(before, _)| before as usize == at) {
+            replayer.acted += 1;
+            replayer.act(&trace.rows[acts as usize], row);
+        }
         replayer.row(row);
     }
     Some(replayer.finish())
@@ -112,6 +116,10 @@ struct Replayer<'a> {
     last_vcpu: HashMap<i32, VcpuId>,
     /// By pid: what its descriptors are, if they are breakpoints.
     descriptors: HashMap<i32, BTreeMap<i32, CounterId>>,
+    /// How many of the trace's out-of-place acts have been done.
+    acted: usize,
+    /// What interrupts a CPU that runs a guest: done after its next VM exit.
+    interrupts: Vec<(CpuId, Event)>,
     /// By pid of a task that exits: the counters whose descriptors are still open.
     closing: HashMap<i32, Vec<CounterId>>,
     /// CPUs whose current task has been seen.
@@ -160,6 +168,8 @@ impl<'a> Replayer<'a> {
             vcpus: HashMap::new(),
             last_vcpu: HashMap::new(),
             descriptors: HashMap::new(),
+            acted: 0,
+            interrupts: Vec::new(),
             closing: HashMap::new(),
             known: vec![false; trace.cpus],
             runs: runs(trace).into(),
@@ -177,17 +187,17 @@ impl<'a> Replayer<'a> {
         let cpu = CpuId(u32::from(row.cpu));
         self.watch.line = row.line;
         self.know(cpu, row.pid);
-        if let Some(acts) = row.acts {
-            self.act(&self.trace.rows[acts as usize], cpu);
-        }
         if let Some(predictions) = &mut self.watch.predictions {
             predictions.open_window(cpu, row.line);
         }
         self.input(row, cpu);
     }
 
-    /// What a row does elsewhere than where it stands: here, in the window that ends.
-    fn act(&mut self, row: &Row, cpu: CpuId) {
+    /// What a row does elsewhere than where it stands: in the window that `before` ends.
+    fn act(&mut self, row: &Row, before: &Row) {
+        let cpu = CpuId(u32::from(before.cpu));
+        self.watch.line = before.line;
+        self.know(cpu, before.pid);
         match row.input {
             Input::Exit { pid } => {
                 let task = self.task(pid, cpu);
@@ -385,7 +395,15 @@ impl<'a> Replayer<'a> {
     fn on_counter(&mut self, pid: i32, fd: i32, event: impl FnOnce(CounterId) -> Event) {
         let counter = self.descriptors.get(&pid).and_then(|fds| fds.get(&fd)).copied();
         if let Some(counter) = counter.filter(|&id| self.machine.counter(id).state != State::Dead) {
-            self.apply(&event(counter));
+            self.apply_or_interrupt(counter, event(counter));
+        }
+    }
+
+    /// Performs an event on a counter, after the next VM exit if its CPU runs a guest: the interrupt causes one.
+    fn apply_or_interrupt(&mut self, counter: CounterId, event: Event) {
+        match self.machine.runs_on(counter).filter(|&cpu| self.machine.cpu(cpu).guest.is_some()) {
+            Some(cpu) => self.interrupts.push((cpu, event)),
+            None => drop(self.apply(&event)),
         }
     }
 
@@ -462,6 +480,9 @@ impl<'a> Replayer<'a> {
         };
         let before = Observer::before(&self.machine, cpu);
         self.apply(&Event::VmExit(vcpu, reason));
+        for (_, event) in self.interrupts.extract_if(.., |(interrupted, _)| *interrupted == cpu).collect::<Vec<_>>() {
+            self.apply(&event);
+        }
         if matches!(why, Why::DrAccess { .. }) {
             let emulated = self.machine.vcpu(vcpu).vmcs.dr_intercept;
             self.lower_bound |= emulated && self.trace.steps.is_none() && !self.machine.vcpu(vcpu).is_debugged();
