@@ -376,7 +376,7 @@ impl Reading {
         };
         let during = self.rows.iter().enumerate().skip(open);
         let mut there = during.filter(|(_, row)| row.cpu == target && target != caller);
-        let exit = there.clone().filter(|(_, row)| matches!(row.input, Input::KvmExit { .. })).last()?;
+        let exit = there.clone().rfind(|(_, row)| matches!(row.input, Input::KvmExit { .. }))?;
         there.find(|(at, _)| *at > exit.0).map(|(at, _)| at)
     }
 }

@@ -157,9 +157,10 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_runnable_sleeping_or_dead() {
+    fn a_state_is_runnable_preempted_sleeping_or_dead() {
         let cases = [
-            (Runnable, &["R", "R+", "0", "0x100", "256", "0x400", "S+"][..]),
+            (Runnable, &["R", "0"][..]),
+            (Preempted, &["R+", "0x100", "256", "0x400", "S+"][..]),
             (Sleeping, &["S", "D", "T", "t", "I", "P", "D|K", "1", "2", "0x82", "128"][..]),
             (Dead, &["X", "Z", "x", "X|Z", "16", "32", "0x10"][..]),
         ];
