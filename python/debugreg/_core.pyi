@@ -319,12 +319,16 @@ class Vcpu:
 
 def batch(what: str, count: SupportsIndex, /) -> tuple[int, int, int, int, int]:
     """
-    Perform a transition many times on a machine of its own and return the cost, for bench/.
+    Perform an operation many times, on a machine of its own under the policy 'linux', and return what it cost.
 
     Args:
-        what: 'skip', 'install' (one breakpoint in and out), 'install4' (four), 'switch' (to a task that has a
-            breakpoint and back), 'switch-idle' (nothing set), 'entry' (one VM entry and exit), 'entry-idle'.
+        what: 'encode' (what DR7 gets for a slot), 'skip' (the skip test), 'install' (a counter disabled and enabled),
+            'switch' (from a task with a breakpoint to another and back), 'switch-4' (from one with four),
+            'switch-nothing' (nothing set), 'entry' (VM entry and exit, with a breakpoint of the host), 'entry-nothing'.
         count: How often.
+
+    Raises:
+        ValueError: Nothing is called so.
     """
 
 def dr6_events(value: SupportsIndex, /) -> int:

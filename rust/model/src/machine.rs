@@ -221,31 +221,32 @@ impl Machine {
     ///
     /// [`Misuse`] if the event makes no sense here; nothing was done then.
     pub fn apply<P: Probe>(&mut self, event: &Event, probe: &mut P) -> Result<Outcome, Misuse> {
-        let outcome = self.perform(event, probe)?;
-        self.clock += 1;
-        Ok(outcome)
+        // Handed through as it is: taken apart and put together again, it is copied at every event.
+        let outcome = self.perform(event, probe);
+        self.clock += u64::from(outcome.is_ok());
+        outcome
     }
 
     fn perform<P: Probe>(&mut self, event: &Event, probe: &mut P) -> Result<Outcome, Misuse> {
-        Ok(match *event {
-            Event::PerfEventOpen { by, attr, task, cpu } => self.perf_event_open(by, attr, task, cpu, probe)?,
-            Event::Close(counter) => self.close(counter, probe)?,
-            Event::Enable(counter) => self.enable(counter, probe)?,
-            Event::Disable(counter) => self.disable(counter, probe)?,
-            Event::Count(counter) => Outcome::Value(self.open_counter(counter)?.count),
-            Event::Modify(counter, changes) => self.modify(counter, changes, probe)?,
-            Event::PtracePoke { tracer, tracee, dr, value } => self.ptrace_poke(tracer, tracee, dr, value, probe)?,
-            Event::PtracePeek { tracer, tracee, dr } => self.ptrace_peek(tracer, tracee, dr)?,
-            Event::Attach { tracer, tracee } => self.attach(tracer, tracee)?,
-            Event::Detach { tracer, tracee } => self.detach(tracer, tracee)?,
-            Event::Fork { parent, child } => self.fork(parent, child)?,
-            Event::Exec(task) => self.exec(task, probe)?,
-            Event::Exit(task) => self.exit(task, probe)?,
-            Event::Migrate(task, cpu) => self.migrate(task, cpu, probe)?,
-            Event::TaskAccess { task, access, kernel } => self.task_access(task, access, kernel, probe)?,
-            Event::GuestAccess { vcpu, access, emulated } => self.guest_access(vcpu, access, emulated, probe)?,
-            Event::MovToDr { vcpu, dr, value, cpl } => self.mov_to_dr(vcpu, dr, value, cpl, probe)?,
-            Event::MovFromDr { vcpu, dr, cpl } => self.mov_from_dr(vcpu, dr, cpl, probe)?,
+        match *event {
+            Event::PerfEventOpen { by, attr, task, cpu } => self.perf_event_open(by, attr, task, cpu, probe),
+            Event::Close(counter) => self.close(counter, probe),
+            Event::Enable(counter) => self.enable(counter, probe),
+            Event::Disable(counter) => self.disable(counter, probe),
+            Event::Count(counter) => Ok(Outcome::Value(self.open_counter(counter)?.count)),
+            Event::Modify(counter, changes) => self.modify(counter, changes, probe),
+            Event::PtracePoke { tracer, tracee, dr, value } => self.ptrace_poke(tracer, tracee, dr, value, probe),
+            Event::PtracePeek { tracer, tracee, dr } => self.ptrace_peek(tracer, tracee, dr),
+            Event::Attach { tracer, tracee } => self.attach(tracer, tracee),
+            Event::Detach { tracer, tracee } => self.detach(tracer, tracee),
+            Event::Fork { parent, child } => self.fork(parent, child),
+            Event::Exec(task) => self.exec(task, probe),
+            Event::Exit(task) => self.exit(task, probe),
+            Event::Migrate(task, cpu) => self.migrate(task, cpu, probe),
+            Event::TaskAccess { task, access, kernel } => self.task_access(task, access, kernel, probe),
+            Event::GuestAccess { vcpu, access, emulated } => self.guest_access(vcpu, access, emulated, probe),
+            Event::MovToDr { vcpu, dr, value, cpl } => self.mov_to_dr(vcpu, dr, value, cpl, probe),
+            Event::MovFromDr { vcpu, dr, cpl } => self.mov_from_dr(vcpu, dr, cpl, probe),
             Event::SchedSwitch(cpu, next) => {
                 self.host_cpu(cpu)?;
                 if next != TaskId::IDLE {
@@ -255,25 +256,25 @@ impl Machine {
                     }
                 }
                 self.sched_switch(cpu, next, probe);
-                Outcome::Ok
+                Ok(Outcome::Ok)
             }
-            Event::Registers(cpu) => Outcome::Registers(bank::registers(&mut On { machine: self, cpu, probe })),
+            Event::Registers(cpu) => Ok(Outcome::Registers(bank::registers(&mut On { machine: self, cpu, probe }))),
             Event::Refresh(cpu) => {
                 self.host_cpu(cpu)?;
                 bank::refresh(&mut On { machine: self, cpu, probe });
-                Outcome::Ok
+                Ok(Outcome::Ok)
             }
-            Event::Hardware(cpu) => Outcome::Registers(self.cpu(cpu).bank.hardware),
-            Event::Owed(cpu) => Outcome::Registers(self.owed_registers(cpu)),
-            Event::Slots(cpu) => Outcome::Slots(self.slots(cpu)),
-            Event::Nmi(cpu, what) => self.nmi(cpu, what, probe),
-            Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe)?,
-            Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe)?,
-            Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe)?,
-            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu)?,
-            Event::SetDebugregs { vcpu, dr, dr6, dr7 } => self.set_debugregs(vcpu, dr, dr6, dr7, probe)?,
-            Event::Init(vcpu) => self.init(vcpu, probe)?,
-        })
+            Event::Hardware(cpu) => Ok(Outcome::Registers(self.cpu(cpu).bank.hardware)),
+            Event::Owed(cpu) => Ok(Outcome::Registers(self.owed_registers(cpu))),
+            Event::Slots(cpu) => Ok(Outcome::Slots(self.slots(cpu))),
+            Event::Nmi(cpu, what) => Ok(self.nmi(cpu, what, probe)),
+            Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe),
+            Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe),
+            Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe),
+            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu),
+            Event::SetDebugregs { vcpu, dr, dr6, dr7 } => self.set_debugregs(vcpu, dr, dr6, dr7, probe),
+            Event::Init(vcpu) => self.init(vcpu, probe),
+        }
     }
 
     /// A task switch. The hook counts as skipped if it touched no register.

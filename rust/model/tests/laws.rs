@@ -1,11 +1,13 @@
-//! Laws of the machine under random events: what is armed is what is owed, a guest reads what it wrote, a refusal and a
-//! mistake change nothing, and the slot rule is the reference's formula.
+//! Laws of the machine under random events: what is armed is what was asked for, a guest reads what it wrote, a refusal
+//! and a mistake change nothing, and the slot rule is the reference's formula.
 //!
-//! Kernels that break a law by a documented bug, and states that the reference documents as broken, are left out by
-//! name: see [`Walk::documented`].
+//! What was asked for is kept in a [`Ledger`], from events and outcomes alone. Kernels that break a law by a documented
+//! bug, and states that the reference documents as broken, are left out by name: see [`Walk::documented`].
+
+use std::collections::BTreeMap;
 
 use debugreg::trip::{Access, What};
-use debugreg::{Dr7, Registers};
+use debugreg::{Breakpoint, Dr7, Kind, Length, Registers, Slot};
 use debugreg_model::policy::{HostHalf, NAMED};
 use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, CpuId, Delta, DrAccess, Errno, Event, ExitReason, GuestDebug,
@@ -198,9 +200,115 @@ fn policies(host: HostHalf) -> impl Strategy<Value = Policy> {
     prop::sample::select(names).prop_map(|name| Policy::parse(name).expect("named"))
 }
 
+/// A counter as its owner knows it.
+#[derive(Clone, Debug)]
+struct Asked {
+    attr: Attr,
+    cpu: Option<CpuId>,
+    /// The tasks that have it or a copy of it; `None` for a counter of a CPU.
+    tasks: Option<Vec<TaskId>>,
+    enabled: bool,
+    /// The tasks that have a descriptor.
+    descriptors: Vec<TaskId>,
+}
+
+/// What was asked for: a second, plainer account of it, to disagree with.
+#[derive(Clone, Debug, Default)]
+struct Ledger {
+    counters: BTreeMap<u32, Asked>,
+    /// DR0-DR3 and DR7 of tracers, as last accepted.
+    traced: BTreeMap<u32, ([u64; 4], u64)>,
+}
+
+impl Ledger {
+    fn record(&mut self, event: &Event, outcome: &Outcome) {
+        match (event, outcome) {
+            (&Event::PerfEventOpen { by, attr, task, cpu }, Outcome::Bound(id)) => {
+                let tasks = task.map(|task| vec![task]);
+                self.counters.insert(id.0, Asked { attr, cpu, tasks, enabled: !attr.disabled, descriptors: vec![by] });
+            }
+            (Event::Close(id), _) => drop(self.counters.remove(&id.0)),
+            (Event::Enable(id), _) => self.counter(*id).enabled = true,
+            (Event::Disable(id), _) => self.counter(*id).enabled = false,
+            (Event::Modify(id, changes), _) => {
+                let asked = self.counter(*id);
+                if *outcome == Outcome::Ok {
+                    asked.attr.bp_type = changes.bp_type.unwrap_or(asked.attr.bp_type);
+                    asked.attr.bp_addr = changes.bp_addr.unwrap_or(asked.attr.bp_addr);
+                    asked.attr.bp_len = changes.bp_len.unwrap_or(asked.attr.bp_len);
+                    asked.attr.disabled = changes.disabled.unwrap_or(asked.attr.disabled);
+                }
+                // Accepted or not, what is left is what attr.disabled says (M7).
+                asked.enabled = !asked.attr.disabled;
+            }
+            (Event::Fork { parent, child }, Outcome::Ok) => {
+                for asked in self.counters.values_mut() {
+                    if asked.descriptors.contains(parent) {
+                        asked.descriptors.push(*child);
+                    }
+                    if let Some(tasks) = asked.tasks.as_mut().filter(|tasks| asked.attr.inherit && tasks.contains(parent)) {
+                        tasks.push(*child);
+                    }
+                }
+            }
+            (Event::Exec(task), _) => drop(self.traced.remove(&task.0)),
+            (Event::Exit(task), _) => self.exit(*task),
+            (Event::PtracePoke { tracee, dr, value, .. }, Outcome::Ok) => {
+                let (addresses, control) = self.traced.entry(tracee.0).or_default();
+                match *dr {
+                    7 => *control = *value,
+                    dr if dr < 4 => addresses[usize::from(dr)] = *value,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn counter(&mut self, id: CounterId) -> &mut Asked {
+        self.counters.get_mut(&id.0).expect("an open counter")
+    }
+
+    /// A task's counters end with it; one whose last descriptor it had is closed.
+    fn exit(&mut self, task: TaskId) {
+        self.traced.remove(&task.0);
+        for asked in self.counters.values_mut() {
+            asked.descriptors.retain(|&holder| holder != task);
+            if let Some(tasks) = &mut asked.tasks {
+                tasks.retain(|&holder| holder != task);
+            }
+        }
+        self.counters.retain(|_, asked| !asked.descriptors.is_empty());
+    }
+
+    /// What should be armed on a CPU that runs a task.
+    fn owed(&self, cpu: CpuId, running: TaskId) -> Vec<Breakpoint> {
+        let mut owed = Vec::new();
+        for Asked { attr, cpu: bound, tasks, enabled, .. } in self.counters.values() {
+            let here = bound.is_none_or(|bound| bound == cpu);
+            if *enabled && here && tasks.as_ref().is_none_or(|tasks| tasks.contains(&running)) {
+                let (kind, length) = match attr.bp_type {
+                    BpType::X => (Kind::Execute, Some(Length::One)),
+                    BpType::W => (Kind::Write, Length::from_bytes(attr.bp_len)),
+                    BpType::Rw | BpType::R => (Kind::ReadWrite, Length::from_bytes(attr.bp_len)),
+                };
+                owed.push(Breakpoint { address: attr.bp_addr, kind, length: length.expect("it was accepted") });
+            }
+        }
+        if let Some((addresses, control)) = self.traced.get(&running.0) {
+            let control = Dr7(*control);
+            let enabled = Slot::ALL.into_iter().filter(|&slot| control.is_armed(slot));
+            owed.extend(enabled.map(|slot| control.breakpoint(slot, addresses[slot.index()])));
+        }
+        owed.sort_by_key(|bp| (bp.address, bp.kind.bits(), bp.length.bits()));
+        owed
+    }
+}
+
 /// A machine with three tasks and two vCPUs, and what has happened to it.
 struct Walk {
     machine: Machine,
+    ledger: Ledger,
     tasks: Vec<TaskId>,
     counters: Vec<CounterId>,
     /// A child has inherited a counter, and a task has exited: what M1 is made of.
@@ -215,7 +323,7 @@ impl Walk {
         let tasks = vec![task(&mut machine, 0), task(&mut machine, 1), task(&mut machine, 0)];
         machine.add_vcpu(tasks[0]);
         machine.add_vcpu(tasks[1]);
-        Walk { machine, tasks, counters: Vec::new(), inherited: false, exited: false }
+        Walk { machine, ledger: Ledger::default(), tasks, counters: Vec::new(), inherited: false, exited: false }
     }
 
     fn task(&self, at: usize) -> TaskId {
@@ -290,8 +398,18 @@ impl Walk {
             Event::MovToDr { dr: 7, value, .. } if value & Dr7::GD != 0 && has(Delta::H15) => {
                 Some("H-15: GD survives the #DB that KVM injects again")
             }
+            Event::Modify(id, _) if self.machine.policy.host == HostHalf::Perf && self.leaves_copies_apart(id, event) => {
+                Some("M7 and 7.3: a refused change stops or starts the original and no copy; a swap then exchanges the two")
+            }
             _ => None,
         }
+    }
+
+    /// Whether a change is refused of a counter that has copies, and whose own state is not what attr.disabled says.
+    fn leaves_copies_apart(&self, id: CounterId, event: &Event) -> bool {
+        let refused = matches!(self.machine.clone().apply(event, &mut ()), Ok(Outcome::Refused(_)));
+        let asked = self.ledger.counters.get(&id.0);
+        refused && asked.is_some_and(|asked| asked.attr.inherit && asked.enabled == asked.attr.disabled)
     }
 
     /// Performs an op. `None` if it came to nothing.
@@ -301,17 +419,19 @@ impl Walk {
             return Ok(None);
         }
         let opens = matches!(event, Event::PerfEventOpen { .. });
-        let before = format!("{:?}", self.machine);
+        let before = self.machine.clone();
         match self.machine.apply(&event, &mut ()) {
             Err(misuse) => {
-                prop_assert_eq!(before, format!("{:?}", self.machine), "{} of {:?} changed something", misuse, event);
+                let (before, after) = (format!("{before:?}"), format!("{:?}", self.machine));
+                prop_assert_eq!(before, after, "{} of {:?} changed something", misuse, event);
                 Ok(None)
             }
             Ok(outcome) => {
+                self.ledger.record(&event, &outcome);
                 match (&event, &outcome) {
                     (_, Outcome::Bound(counter)) => self.counters.push(*counter),
                     (_, Outcome::Refused(_)) if opens => {
-                        let after = format!("{:?}", self.machine);
+                        let (before, after) = (format!("{before:?}"), format!("{:?}", self.machine));
                         prop_assert_eq!(without_clock(&before), without_clock(&after), "refused: {:?}", event);
                     }
                     (Event::Fork { child, .. }, Outcome::Ok) => {
@@ -319,8 +439,13 @@ impl Walk {
                         self.inherited = true;
                     }
                     (Event::Exit(_), Outcome::Ok) => self.exited = true,
-                    // Nobody catches the SIGTRAP: the task has exited.
-                    (Event::TaskAccess { .. }, Outcome::Hits { sigtrap: Some(_), .. }) => self.exited = true,
+                    // Nobody catches the SIGTRAP: the task has exited (M6).
+                    (Event::TaskAccess { task, .. }, Outcome::Hits { sigtrap: Some(_), .. })
+                        if before.task(*task).tracer.is_none() =>
+                    {
+                        self.exited = true;
+                        self.ledger.exit(*task);
+                    }
                     _ => {}
                 }
                 Ok(Some(outcome))
@@ -370,6 +495,8 @@ impl Walk {
             if let Some(guest) = machine.cpu(cpu).guest {
                 self.check_reads(guest, op)?;
             } else {
+                let asked = self.ledger.owed(cpu, machine.cpu(cpu).running);
+                prop_assert_eq!(machine.armed(cpu), asked, "what was asked for of cpu{} after {:?}", cpu.0, op);
                 // The shadow says what the hardware does (INV1 to INV3).
                 let registers = shadow(machine, cpu);
                 let hardware = machine.cpu(cpu).bank.hardware;

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod argument;
+mod batch;
 mod codec;
 mod machine;
 mod replay;
@@ -14,13 +15,16 @@ mod scenario;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
+    use super::batch::batch;
+
+    #[pymodule_export]
     use super::codec::{
         dr6_events, dr6_flags, dr6_from_events, dr6_hits, dr6_layout, dr6_reserved, dr7_arm, dr7_disarm, dr7_fields,
         dr7_flags, dr7_layout, dr7_reserved, dr7_slot, encode_dr7, register,
     };
 
     #[pymodule_export]
-    use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu, batch};
+    use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu};
 
     #[pymodule_export]
     use super::replay::PyTrace;

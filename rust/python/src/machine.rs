@@ -1,28 +1,69 @@
 //! The live machine: handles that share one session, and single lines of the language.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::{Deref, DerefMut};
 
 use debugreg_model::scenario::{Expectation, ScenarioError, Session, show_outcome, show_step};
 use debugreg_model::{
-    Capabilities, Cost, CounterId, CpuId, Event, ExitReason, Holder, Machine, Misuse, Options, Outcome, Policy, Probe,
-    Step, TaskId, Vcpu, VcpuId, Vector, Vendor,
+    Capabilities, Cost, CounterId, CpuId, Event, ExitReason, Holder, Misuse, Options, Outcome, Policy, Probe, Step,
+    TaskId, Vcpu, VcpuId, Vector, Vendor,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// One machine and its names, shared by every handle to it and locked for each call.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Session>>);
+/// One machine and its names. Python never sees this object, only handles to it.
+#[pyclass(module = "debugreg._core")]
+struct Live(Session);
+
+impl Deref for Live {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl DerefMut for Live {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.0
+    }
+}
+
+/// What every handle to a machine has of it. The lock is PyO3's borrow flag: an atomic exchange to take it and a plain
+/// store to give it back. A mutex exchanges twice, and the second time was a tenth of a task switch from Python.
+struct Shared(Py<Live>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Session> {
-        // A panic inside would leave a whole value behind: events replace fields, they hold no half-made ones.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(py: Python<'_>, session: Session) -> PyResult<Shared> {
+        Py::new(py, Live(session)).map(Shared)
     }
 
-    fn apply(&self, event: &Event) -> PyResult<Outcome> {
-        let mut session = self.lock();
+    fn clone_ref(&self, py: Python<'_>) -> Shared {
+        Shared(self.0.clone_ref(py))
+    }
+
+    /// Takes the machine, after whoever has it. With a GIL nobody ever has: no Python runs while it is taken.
+    #[inline]
+    fn lock<'py>(&self, py: Python<'py>) -> PyRefMut<'py, Live> {
+        loop {
+            match self.0.bind(py).try_borrow_mut() {
+                Ok(live) => return live,
+                Err(_) => py.detach(std::thread::yield_now),
+            }
+        }
+    }
+
+    fn apply(&self, py: Python<'_>, event: &Event) -> PyResult<Outcome> {
+        let mut session = self.lock(py);
         session.machine.apply(event, &mut ()).map_err(|misuse| mistake(&session, &misuse))
+    }
+
+    /// [`Shared::apply`] of an event that has nothing to answer: its outcome is not moved out, which takes 3 ns.
+    fn perform(&self, py: Python<'_>, event: &Event) -> PyResult<()> {
+        let mut session = self.lock(py);
+        match session.machine.apply(event, &mut ()) {
+            Ok(_) => Ok(()),
+            Err(misuse) => Err(mistake(&session, &misuse)),
+        }
     }
 }
 
@@ -91,6 +132,7 @@ impl PyMachine {
     #[pyo3(signature = (cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, /) -> "Self")]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "the keys of a machine line")]
     fn new(
+        py: Python<'_>,
         cpus: usize,
         vendor: &str,
         policy: &str,
@@ -108,12 +150,12 @@ impl PyMachine {
         }
         let vendor = vendor_of(vendor)?;
         let options = Options { cpus, vendor, slots, paranoid, hypervisor, fred, disabled_match };
-        Ok(PyMachine(Shared(Arc::new(Mutex::new(Session::new(options, policy_of(policy)?))))))
+        Shared::new(py, Session::new(options, policy_of(policy)?)).map(PyMachine)
     }
 
     /// Add a task and return its number.
     #[pyo3(signature = (name, cpu, caps, bits, /))]
-    fn _add_task(&self, name: &str, cpu: u32, caps: &str, bits: u32) -> PyResult<u32> {
+    fn _add_task(&self, py: Python<'_>, name: &str, cpu: u32, caps: &str, bits: u32) -> PyResult<u32> {
         let capabilities = match caps {
             "root" => Capabilities::Root,
             "perfmon" => Capabilities::Perfmon,
@@ -125,7 +167,7 @@ impl PyMachine {
         if !matches!(bits, 32 | 64) {
             return Err(PyValueError::new_err(format!("bits must be 64 or 32 (got {bits})")));
         }
-        let mut session = self.0.lock();
+        let mut session = self.0.lock(py);
         let cpus = session.machine.cpu_count();
         if cpu as usize >= cpus {
             return Err(PyValueError::new_err(format!("cpu must be 0 to {} (got {cpu})", cpus - 1)));
@@ -137,8 +179,8 @@ impl PyMachine {
 
     /// Add a vCPU and return its number.
     #[pyo3(signature = (name, task, /))]
-    fn _add_vcpu(&self, name: &str, task: u32) -> PyResult<u32> {
-        let mut session = self.0.lock();
+    fn _add_vcpu(&self, py: Python<'_>, name: &str, task: u32) -> PyResult<u32> {
+        let mut session = self.0.lock(py);
         session.add_vcpu(name, TaskId(task)).map(|vcpu| vcpu.0).map_err(|error| misspelt(&error))
     }
 
@@ -149,8 +191,8 @@ impl PyMachine {
     ///     by name and number; the exception ("#DB", "#UD", "#GP", "debug" for KVM_EXIT_DEBUG, "SIGTRAP"); DR6; a
     ///     number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
     #[pyo3(signature = (line, /))]
-    fn _do(&self, line: &str) -> PyResult<LineOutcome> {
-        let mut session = self.0.lock();
+    fn _do(&self, py: Python<'_>, line: &str) -> PyResult<LineOutcome> {
+        let mut session = self.0.lock(py);
         let parsed = session.parse(line).map_err(|error| misspelt(&error))?;
         if parsed.interruption.is_some() {
             return Err(PyValueError::new_err("an interruption (@N) belongs into a scenario: use debugreg.run"));
@@ -197,31 +239,31 @@ impl PyMachine {
 
     /// What everything has cost so far.
     #[getter]
-    fn _cost(&self) -> CostFields {
-        cost_fields(self.0.lock().machine.cost())
+    fn _cost(&self, py: Python<'_>) -> CostFields {
+        cost_fields(self.0.lock(py).machine.cost())
     }
 
     /// The policy, as a name with its deltas.
     #[getter]
-    fn policy(&self) -> String {
-        self.0.lock().machine.policy.to_string()
+    fn policy(&self, py: Python<'_>) -> String {
+        self.0.lock(py).machine.policy.to_string()
     }
 
     /// 'intel' or 'amd'.
     #[getter]
-    fn vendor(&self) -> &'static str {
-        self.0.lock().machine.options.vendor.name()
+    fn vendor(&self, py: Python<'_>) -> &'static str {
+        self.0.lock(py).machine.options.vendor.name()
     }
 
     /// How many events there have been.
     #[getter]
-    fn clock(&self) -> u64 {
-        self.0.lock().machine.clock()
+    fn clock(&self, py: Python<'_>) -> u64 {
+        self.0.lock(py).machine.clock()
     }
 
     #[getter]
-    fn _cpu_count(&self) -> usize {
-        self.0.lock().machine.cpu_count()
+    fn _cpu_count(&self, py: Python<'_>) -> usize {
+        self.0.lock(py).machine.cpu_count()
     }
 }
 
@@ -246,14 +288,14 @@ pub(crate) struct PyTask {
 impl PyTask {
     #[new]
     #[pyo3(signature = (machine, id, /) -> "Self")]
-    fn new(machine: &PyMachine, id: u32) -> Self {
-        PyTask { shared: machine.0.clone(), id: TaskId(id) }
+    fn new(py: Python<'_>, machine: &PyMachine, id: u32) -> Self {
+        PyTask { shared: machine.0.clone_ref(py), id: TaskId(id) }
     }
 
     /// Whether it is on its CPU.
     #[getter]
-    fn running(&self) -> bool {
-        self.shared.lock().machine.is_running(self.id)
+    fn running(&self, py: Python<'_>) -> bool {
+        self.shared.lock(py).machine.is_running(self.id)
     }
 
     #[getter]
@@ -273,8 +315,8 @@ pub(crate) struct PyCpu {
 impl PyCpu {
     #[new]
     #[pyo3(signature = (machine, index, /) -> "Self")]
-    fn new(machine: &PyMachine, index: u32) -> Self {
-        PyCpu { shared: machine.0.clone(), id: CpuId(index) }
+    fn new(py: Python<'_>, machine: &PyMachine, index: u32) -> Self {
+        PyCpu { shared: machine.0.clone_ref(py), id: CpuId(index) }
     }
 
     /// Number of the CPU.
@@ -285,8 +327,8 @@ impl PyCpu {
 
     /// The cheap test: whether a host breakpoint is in a register here (`hw_breakpoint_active`).
     #[getter]
-    fn breakpoints_active(&self) -> bool {
-        let session = self.shared.lock();
+    fn breakpoints_active(&self, py: Python<'_>) -> bool {
+        let session = self.shared.lock(py);
         session.machine.breakpoints_active(self.id)
     }
 
@@ -299,9 +341,9 @@ impl PyCpu {
 
     /// Switch to another task; None is the idle task.
     #[pyo3(signature = (task, /))]
-    fn sched_switch(&self, task: Option<&PyTask>) -> PyResult<()> {
+    fn sched_switch(&self, py: Python<'_>, task: Option<&PyTask>) -> PyResult<()> {
         let next = task.map_or(TaskId::IDLE, |task| task.id);
-        self.shared.apply(&Event::SchedSwitch(self.id, next)).map(drop)
+        self.shared.perform(py, &Event::SchedSwitch(self.id, next))
     }
 
     /// A method that does nothing, of the same signature: what a call costs, for bench/.
@@ -313,35 +355,35 @@ impl PyCpu {
     }
 
     /// Refresh the hardware from the shadow: Jan's second wish.
-    fn refresh(&self) -> PyResult<()> {
-        self.shared.apply(&Event::Refresh(self.id)).map(drop)
+    fn refresh(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.perform(py, &Event::Refresh(self.id))
     }
 
     #[getter]
-    fn _registers(&self) -> PyResult<RegisterFields> {
-        self.read(&Event::Registers(self.id))
+    fn _registers(&self, py: Python<'_>) -> PyResult<RegisterFields> {
+        self.read(py, &Event::Registers(self.id))
     }
 
     #[getter]
-    fn _hardware(&self) -> PyResult<RegisterFields> {
-        self.read(&Event::Hardware(self.id))
+    fn _hardware(&self, py: Python<'_>) -> PyResult<RegisterFields> {
+        self.read(py, &Event::Hardware(self.id))
     }
 
     #[getter]
-    fn _owed(&self) -> PyResult<RegisterFields> {
-        self.read(&Event::Owed(self.id))
+    fn _owed(&self, py: Python<'_>) -> PyResult<RegisterFields> {
+        self.read(py, &Event::Owed(self.id))
     }
 
     /// Who runs: its number, 0 for idle.
     #[getter]
-    fn _running(&self) -> u32 {
-        self.shared.lock().machine.cpu(self.id).running.0
+    fn _running(&self, py: Python<'_>) -> u32 {
+        self.shared.lock(py).machine.cpu(self.id).running.0
     }
 
     /// By slot: the counter's number and name, its scope, and since which event; a number of None is kgdb.
     #[getter]
-    fn _slots(&self) -> Vec<Option<HeldFields>> {
-        let session = self.shared.lock();
+    fn _slots(&self, py: Python<'_>) -> Vec<Option<HeldFields>> {
+        let session = self.shared.lock(py);
         let held = |holder| match holder {
             Holder::Nobody => None,
             Holder::Kgdb => Some((None, "kgdb".to_owned(), format!("cpu{}", self.id.0), 0)),
@@ -355,8 +397,8 @@ impl PyCpu {
 }
 
 impl PyCpu {
-    fn read(&self, event: &Event) -> PyResult<RegisterFields> {
-        match self.shared.apply(event)? {
+    fn read(&self, py: Python<'_>, event: &Event) -> PyResult<RegisterFields> {
+        match self.shared.apply(py, event)? {
             Outcome::Registers(registers) => Ok(register_fields(registers)),
             _ => unreachable!("these events answer with registers"),
         }
@@ -384,47 +426,47 @@ pub(crate) struct PyCounter {
 impl PyCounter {
     #[new]
     #[pyo3(signature = (machine, id, /) -> "Self")]
-    fn new(machine: &PyMachine, id: u32) -> Self {
-        PyCounter { shared: machine.0.clone(), id: CounterId(id) }
+    fn new(py: Python<'_>, machine: &PyMachine, id: u32) -> Self {
+        PyCounter { shared: machine.0.clone_ref(py), id: CounterId(id) }
     }
 
     /// What a scenario line calls it.
     #[getter]
-    fn name(&self) -> String {
-        self.shared.lock().counter_name(self.id)
+    fn name(&self, py: Python<'_>) -> String {
+        self.shared.lock(py).counter_name(self.id)
     }
 
     /// Whom it counts.
     #[getter]
-    fn scope(&self) -> String {
-        scope(&self.shared.lock(), self.id)
+    fn scope(&self, py: Python<'_>) -> String {
+        scope(&self.shared.lock(py), self.id)
     }
 
     /// How often it was hit.
     #[getter]
-    fn count(&self) -> u64 {
-        self.shared.lock().machine.counter(self.id).count
+    fn count(&self, py: Python<'_>) -> u64 {
+        self.shared.lock(py).machine.counter(self.id).count
     }
 
     /// Whether it is in a register.
     #[getter]
-    fn active(&self) -> bool {
-        self.shared.lock().machine.counter(self.id).state == debugreg_model::State::Active
+    fn active(&self, py: Python<'_>) -> bool {
+        self.shared.lock(py).machine.counter(self.id).state == debugreg_model::State::Active
     }
 
     /// PERF_EVENT_IOC_ENABLE.
-    fn enable(&self) -> PyResult<()> {
-        self.shared.apply(&Event::Enable(self.id)).map(drop)
+    fn enable(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.perform(py, &Event::Enable(self.id))
     }
 
     /// PERF_EVENT_IOC_DISABLE: the slot stays taken.
-    fn disable(&self) -> PyResult<()> {
-        self.shared.apply(&Event::Disable(self.id)).map(drop)
+    fn disable(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.perform(py, &Event::Disable(self.id))
     }
 
     /// Close the last descriptor.
-    fn close(&self) -> PyResult<()> {
-        self.shared.apply(&Event::Close(self.id)).map(drop)
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.perform(py, &Event::Close(self.id))
     }
 
     #[getter]
@@ -444,77 +486,33 @@ pub(crate) struct PyVcpu {
 impl PyVcpu {
     #[new]
     #[pyo3(signature = (machine, id, /) -> "Self")]
-    fn new(machine: &PyMachine, id: u32) -> Self {
-        PyVcpu { shared: machine.0.clone(), id: VcpuId(id) }
+    fn new(py: Python<'_>, machine: &PyMachine, id: u32) -> Self {
+        PyVcpu { shared: machine.0.clone_ref(py), id: VcpuId(id) }
     }
 
     /// VM entry.
-    fn vm_entry(&self) -> PyResult<()> {
-        self.shared.apply(&Event::VmEntry(self.id)).map(drop)
+    fn vm_entry(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.perform(py, &Event::VmEntry(self.id))
     }
 
     /// VM exit.
     #[pyo3(signature = (reason = "io", /))]
-    fn vm_exit(&self, reason: &str) -> PyResult<()> {
+    fn vm_exit(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
         let event = Event::VmExit(self.id, ExitReason::named(reason));
-        self.shared.apply(&event).map(drop)
+        self.shared.perform(py, &event)
     }
 
     /// Whether its guest runs.
     #[getter]
-    fn in_guest(&self) -> bool {
-        let session = self.shared.lock();
+    fn in_guest(&self, py: Python<'_>) -> bool {
+        let session = self.shared.lock(py);
         session.machine.guest_runs(self.id)
     }
 
     #[getter]
-    fn _own(&self) -> RegisterFields {
-        let session = self.shared.lock();
+    fn _own(&self, py: Python<'_>) -> RegisterFields {
+        let session = self.shared.lock(py);
         let vcpu: &Vcpu = session.machine.vcpu(self.id);
         register_fields(vcpu.own)
     }
-}
-
-/// Perform a transition many times on a machine of its own and return the cost, for bench/.
-///
-/// Args:
-///     what: 'skip', 'install' (one breakpoint in and out), 'install4' (four), 'switch' (to a task that has a
-///         breakpoint and back), 'switch-idle' (nothing set), 'entry' (one VM entry and exit), 'entry-idle'.
-///     count: How often.
-#[pyfunction]
-#[pyo3(signature = (what, count, /))]
-pub(crate) fn batch(py: Python<'_>, what: &str, count: u64) -> PyResult<CostFields> {
-    let mut machine = Machine::new(Options::default(), policy_of("linux")?);
-    let (a, b) = (machine.add_task(CpuId(0), Capabilities::Root), machine.add_task(CpuId(0), Capabilities::Root));
-    let vcpu = machine.add_vcpu(a);
-    let breakpoints = match what {
-        "install4" => 4,
-        "skip" | "install" | "switch" | "entry" => 1,
-        "switch-idle" | "entry-idle" => 0,
-        _ => return Err(PyValueError::new_err(format!("nothing is called {what:?}"))),
-    };
-    for at in 0..breakpoints {
-        let attr = debugreg_model::Attr::write(0x1000 + 8 * at, 8);
-        let open = Event::PerfEventOpen { by: a, attr, task: Some(a), cpu: None };
-        machine.apply(&open, &mut ()).map_err(|misuse| PyValueError::new_err(misuse.to_string()))?;
-    }
-    let before = machine.cost();
-    let cost = py.detach(|| {
-        let machine = std::hint::black_box(&mut machine);
-        for _ in 0..count {
-            match what {
-                "skip" => drop(std::hint::black_box(machine.breakpoints_active(CpuId(0)))),
-                "entry" | "entry-idle" => {
-                    let _ = machine.apply(&Event::VmEntry(vcpu), &mut ());
-                    let _ = machine.apply(&Event::VmExit(vcpu, ExitReason::Other("io")), &mut ());
-                }
-                _ => {
-                    machine.sched_switch(CpuId(0), b, &mut ());
-                    machine.sched_switch(CpuId(0), a, &mut ());
-                }
-            }
-        }
-        machine.cost() - before
-    });
-    Ok(cost_fields(cost))
 }
