@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from debugreg import errors
     from debugreg._codec import DR6, DR7, Slot, encode_dr7
     from debugreg._compare import Comparison, compare
+    from debugreg._conform import Conformance, conform
     from debugreg._core import __version__
     from debugreg._cost import Cost
     from debugreg._machine import Counter, Cpu, Held, Machine, Outcome, Refusal, Registers, Task, Vcpu
     from debugreg._policies import PolicyRow, policies
     from debugreg._replay import Replay, replay
     from debugreg._scenario import ScenarioReport, run
-    from debugreg.errors import DebugregError, ScenarioError, TraceError
+    from debugreg.errors import DebugregError, ScenarioError, TraceError, WorldError
 
 __all__ = [
     "DR6",
     "DR7",
     "Comparison",
+    "Conformance",
     "Cost",
     "Counter",
     "Cpu",
@@ -48,8 +50,10 @@ __all__ = [
     "Task",
     "TraceError",
     "Vcpu",
+    "WorldError",
     "__version__",
     "compare",
+    "conform",
     "encode_dr7",
     "errors",
     "policies",
@@ -62,6 +66,7 @@ _HOMES = {
     "DR6": "_codec",
     "DR7": "_codec",
     "Comparison": "_compare",
+    "Conformance": "_conform",
     "Cost": "_cost",
     "Counter": "_machine",
     "Cpu": "_machine",
@@ -79,8 +84,10 @@ _HOMES = {
     "Task": "_machine",
     "TraceError": "errors",
     "Vcpu": "_machine",
+    "WorldError": "errors",
     "__version__": "_core",
     "compare": "_compare",
+    "conform": "_conform",
     "encode_dr7": "_codec",
     "policies": "_policies",
     "replay": "_replay",

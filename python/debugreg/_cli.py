@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from debugreg.errors import DebugregError
+from debugreg.errors import DebugregError, WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -37,6 +37,7 @@ __all__ = [
 # name: (module of debugreg._commands that has a function of that name, short help)
 COMMANDS = {
     "compare": ("compare", "Compare every policy on a real trace: what it costs, what it keeps."),
+    "conform": ("conform", "Compare the model with the kernel that is running."),
     "decode": ("codec", "Show what the bits of DR7 or DR6 say."),
     "encode": ("codec", "Show the DR7 that arms a slot."),
     "policies": ("policies", "List the policies and their deltas."),
@@ -144,7 +145,8 @@ def run() -> int:
     """Run the command that was asked for.
 
     Returns:
-        The command's own exit code; 2 for a user's mistake; 130 after Ctrl-C; 1 if nobody reads the output.
+        The command's own exit code; 2 for a user's mistake; 3 if a world is not available; 130 after Ctrl-C; 1 if
+        nobody reads the output.
     """
     try:
         code: int | None = _cli.main(prog_name="debugreg", standalone_mode=False)
@@ -156,6 +158,8 @@ def run() -> int:
         code = _mistake(error.format_message().removesuffix(".") + hint)
     except click.ClickException as error:
         code = _mistake(error.format_message())
+    except WorldError as error:
+        code = _mistake(str(error), code=3)
     except DebugregError as error:
         code = _mistake(str(error))
     except BrokenPipeError:
@@ -167,6 +171,6 @@ def run() -> int:
     return code or 0
 
 
-def _mistake(message: str) -> int:
+def _mistake(message: str, *, code: int = 2) -> int:
     print("debugreg:", " ".join(message.split()), file=sys.stderr)
-    return 2
+    return code

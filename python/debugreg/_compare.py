@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from debugreg import _core
 from debugreg._cost import WEIGHT
+from debugreg.errors import Interrupted
 from debugreg._replay import Replay, read_trace, replay_one
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class Comparison:
     @property
     def cheapest(self) -> Replay | None:
         """The cheapest of those that kept host and guest apart and entered quietly, and whose cost is fully known."""
-        kept = (r for r in self.replays if r.apart and not r.law("entry-quiet").failures and not r.not_expressible)
-        return min(kept, key=self.weighted, default=None)
+        known = (r for r in self.replays if not (r.lower_bound or r.not_expressible))
+        kept = (r for r in known if r.apart and not r.law("entry-quiet").failures)
+        # Where nobody had anything to do, nobody is cheap.
+        return min(kept, key=self.weighted, default=None) if any(map(self.weighted, self.replays)) else None
 
     def ratio(self, replay: Replay) -> float | None:
         """Return a policy's cost against the cheapest's."""
@@ -85,6 +88,7 @@ def compare(
     Raises:
         TraceError: The trace cannot be read.
         ValueError: A policy that there is not.
+        Interrupted: Ctrl-C, with what is known so far.
 
     Example:
         >>> compare(policies=["skip", "lean"]).cheapest.policy
@@ -96,9 +100,12 @@ def compare(
     ]
     read = read_trace(path)
     replays: list[Replay] = []
-    for policy in names:
-        told = None if progress is None else partial(_tell, progress, policy, read.rows)
-        replays.append(replay_one(read, path, policy, vendor, verify=False, progress=told))
+    try:
+        for policy in names:
+            told = None if progress is None else partial(_tell, progress, policy, read.rows)
+            replays.append(replay_one(read, path, policy, vendor, verify=False, progress=told))
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(Comparison(path, read.rows, weight, tuple(replays))) from interrupt
     return Comparison(path, read.rows, weight, tuple(replays))
 
 

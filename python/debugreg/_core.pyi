@@ -6,6 +6,7 @@ The compiled half of debugreg. Private: use the package `debugreg`.
 from os import PathLike
 from typing import Any, Final, Self, SupportsIndex, final
 
+from _typeshed import SupportsGetItem
 from typing_extensions import disjoint_base
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "__version__",
     "Counter",
     "Cpu",
+    "KernelWorld",
     "Machine",
     "Task",
     "Trace",
@@ -33,8 +35,10 @@ __all__ = [
     "dr7_reserved",
     "dr7_slot",
     "encode_dr7",
+    "kernel_conform",
     "policies",
     "policy_name",
+    "random_scenario",
     "register",
     "scenario_declares",
     "scenario_format",
@@ -119,9 +123,9 @@ class Cpu:
     @property
     def _registers(self, /) -> tuple[int, int, int, int, int, int]: ...
     @property
-    def _running(self, /) -> int:
+    def _running(self, /) -> tuple[int, str] | None:
         """
-        Who runs: its number, 0 for idle.
+        Who runs, by number and name; None is the idle task.
         """
     @property
     def _slots(self, /) -> list[tuple[int | None, str, str, int] | None]:
@@ -147,6 +151,26 @@ class Cpu:
         Switch to another task; None is the idle task.
         """
 
+@final
+class KernelWorld:
+    """
+    The processes that perform scenarios on the running kernel; started by the first one.
+    """
+    def __new__(cls, /) -> KernelWorld: ...
+    def close(self, /) -> None:
+        """
+        End the processes.
+        """
+    def run(
+        self, text: str, hazardous: bool, /
+    ) -> tuple[
+        tuple[bool, list[tuple[int, str, str | None, str | None, bool | None, str | None]]] | None,
+        tuple[str, int, int, str] | None,
+    ]:
+        """
+        Run a scenario and return whether it holds and its steps; or what went wrong.
+        """
+
 @disjoint_base
 class Machine:
     """
@@ -168,7 +192,7 @@ class Machine:
         """
         Add a task and return its number.
         """
-    def _add_vcpu(self, name: str, task: SupportsIndex, /) -> int:
+    def _add_vcpu(self, name: str, task: Task, /) -> int:
         """
         Add a vCPU and return its number.
         """
@@ -199,6 +223,14 @@ class Machine:
             Whether the expectation held (None without one); the outcome as text; the counters that were hit or bound,
             by name and number; the exception ("#DB", "#UD", "#GP", "debug" for KVM_EXIT_DEBUG, "SIGTRAP"); DR6; a
             number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
+        """
+    def _knows(self, name: str, /) -> bool:
+        """
+        Whether a name is taken.
+        """
+    def _name_mistake(self, name: str, /) -> str | None:
+        """
+        Why nothing more can have a name, or None if something can.
         """
     @property
     def clock(self, /) -> int:
@@ -421,6 +453,25 @@ def encode_dr7(slot: SupportsIndex, *, len: SupportsIndex, type: str) -> int:
         '0x90202'
     """
 
+def kernel_conform(
+    texts: SupportsGetItem[int, str],
+    count: SupportsIndex,
+    seed: SupportsIndex,
+    hazardous: bool,
+    progress: Any | None,
+    /,
+) -> tuple[tuple[int, int, list[tuple[str, int, str, str]], list[str]] | None, tuple[str, int, int, str] | None]:
+    """
+    Compare model and kernel on scenarios, given as text, and on random ones; or what went wrong.
+
+    Args:
+        texts: The scenarios.
+        count: How many random ones come after them.
+        seed: What they are determined by.
+        hazardous: Whether to perform what can harm the host.
+        progress: Called now and then with the number of scenarios done, and of differences.
+    """
+
 def policies() -> list[tuple[str, str, str, str, list[tuple[str, str, str]]]]:
     """
     List the policies: name, host half, KVM half, a line, and its deltas as id, state and line.
@@ -429,6 +480,11 @@ def policies() -> list[tuple[str, str, str, str, list[tuple[str, str, str]]]]:
 def policy_name(text: str, /) -> str:
     """
     Check the name of a policy and return it as it prints.
+    """
+
+def random_scenario(seed: SupportsIndex, /) -> str:
+    """
+    Return a random scenario, each line of which expects what the model says.
     """
 
 def register(value: SupportsIndex, /) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -67,7 +68,7 @@ class Held(NamedTuple):
     scope: str
     """`'task NAME'`, `'task NAME on cpuN'` or `'cpuN'`."""
     since: int
-    """The value of `Machine.clock` when the counter was made."""
+    """The value of `Machine.clock` when the counter was made, or the slot announced."""
 
 
 class Outcome:
@@ -113,7 +114,8 @@ class Outcome:
         self.errno = refusal[1] if refusal else None
         self.rule = refusal[2] if refusal else None
         self.holders = tuple(Counter(machine, number) for _, number in refusal[3]) if refusal else ()
-        self.steps = tuple(steps)
+        # Without their numbers, which are for the @N of a scenario.
+        self.steps = tuple(step.partition(" ")[2] for step in steps)
 
     def __bool__(self) -> bool:
         return bool(self.hits or self.exception)
@@ -129,14 +131,24 @@ class Counter(_core.Counter):
     the system calls.
     """
 
+    _machine: Machine
+
+    def __new__(cls, machine: Machine, number: int) -> Self:
+        """Make the handle of a counter that there is."""
+        self = super().__new__(cls, machine, number)
+        self._machine = machine
+        return self
+
     def __repr__(self) -> str:
         return f"<Counter {self.name}: {self.scope}>"
 
     def __eq__(self, other: object) -> bool:
-        return self._id == other._id if isinstance(other, Counter) else NotImplemented
+        if not isinstance(other, Counter):
+            return NotImplemented
+        return self._machine is other._machine and self._id == other._id
 
     def __hash__(self) -> int:
-        return hash(self._id)
+        return hash((id(self._machine), self._id))
 
 
 class Task(_core.Task):
@@ -221,7 +233,8 @@ class Cpu(_core.Cpu):
     @property
     def running(self) -> Task | None:
         """Who runs; `None` is the idle task."""
-        return self._machine.running(self)
+        running = self._running
+        return None if running is None else self._machine.handle(*running)
 
     @property
     def registers(self) -> Registers:
@@ -323,6 +336,8 @@ class Machine(_core.Machine):
         disabled_match: bool = False,
     ) -> Self:
         """Make a machine on which every CPU is idle."""
+        if cpus < 1:
+            raise ValueError(f"cpus must be 1 to 256 (got {cpus})")
         self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match)
         self.cpus = tuple(Cpu(self, index) for index in range(cpus))
         self._tasks = {}
@@ -336,13 +351,15 @@ class Machine(_core.Machine):
         self, name: str, *, cpu: int = 0, caps: Literal["root", "perfmon", "none"] = "root", bits: Literal[64, 32] = 64
     ) -> Task:
         """Add a task, which runs at once if its CPU is idle."""
+        if cpu < 0:
+            raise ValueError(f"cpu must be 0 to {len(self.cpus) - 1} (got {cpu})")
         number = self._add_task(name, cpu, caps, bits)
         task = self._tasks[number] = Task(self, number, name)
         return task
 
     def vcpu(self, name: str, *, task: Task) -> Vcpu:
         """Add a vCPU, whose thread is `task`."""
-        return Vcpu(self, self._add_vcpu(name, task._id), name)
+        return Vcpu(self, self._add_vcpu(name, task), name)
 
     def do(self, line: str) -> Outcome:
         """Perform a line of the language, with or without its expectation.
@@ -372,9 +389,9 @@ class Machine(_core.Machine):
         """Return the handle of a counter, or `None` for none."""
         return None if number is None else Counter(self, number)
 
-    def running(self, cpu: Cpu) -> Task | None:
-        """Return who runs on a CPU; `None` is the idle task."""
-        return self._tasks.get(cpu._running)
+    def handle(self, number: int, name: str) -> Task:
+        """Return the handle of a task, also of one that a line's `fork` has made."""
+        return self._tasks.setdefault(number, Task(self, number, name))
 
     def open(self, line: str, name: str | None = None) -> Counter:
         """Perform a `perf_event_open` line and name the counter; the default is bp0, bp1, ...
@@ -384,11 +401,24 @@ class Machine(_core.Machine):
             ValueError: The line is wrong.
         """
         if name is None:
-            name = f"bp{self._opened}"
-            self._opened += 1
-        outcome = self._do(f"{line} => {name}")
+            name = self._free_name()
+        elif (mistake := self._name_mistake(name)) is not None:
+            raise ValueError(f"name: {mistake}")
+        try:
+            outcome = self._do(f"{line} => {name}")
+        except ValueError as error:
+            # The caller wrote no line: its columns mean nothing to him.
+            raise ValueError(re.sub(r"^column \d+: ", "", str(error))) from None
         refusal = outcome[7]
         if refusal is not None:
             errno, errno_name, rule, holders = refusal
             raise Refusal(errno, errno_name, rule, tuple(Counter(self, number) for _, number in holders))
         return Counter(self, outcome[2][0][1])
+
+    def _free_name(self) -> str:
+        """Return bp0, bp1, ...: the next that nobody has taken."""
+        while True:
+            name = f"bp{self._opened}"
+            self._opened += 1
+            if not self._knows(name):
+                return name

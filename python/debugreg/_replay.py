@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from debugreg import _core
 from debugreg._cost import Cost
 from debugreg._paths import several
-from debugreg.errors import TraceError
+from debugreg.errors import Interrupted, TraceError
 
 if TYPE_CHECKING:
     import os
@@ -204,13 +204,18 @@ def replay(
     Raises:
         TraceError: A trace cannot be read.
         ValueError: A policy that there is not.
+        Interrupted: Ctrl-C, with what is known so far.
     """
     paths = several(traces)
     names = [_core.policy_name(policy) for policy in policies]
     replays: list[Replay] = []
-    for path in paths:
-        trace = read_trace(path)
-        replays += [replay_one(trace, path, name, vendor, verify=verify, progress=progress) for name in names]
+    try:
+        for path in paths:
+            trace = read_trace(path)
+            for name in names:
+                replays.append(replay_one(trace, path, name, vendor, verify=verify, progress=progress))
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(replays) from interrupt
     return replays
 
 

@@ -29,19 +29,21 @@ class StepReport:
     """The event, as the language writes it."""
     expected: str | None
     """What it should come to, if the line says."""
-    observed: str
-    """What it came to."""
+    observed: str | None
+    """What it came to; `None` if the world cannot observe it."""
     ok: bool | None
-    """Whether that is what was expected; `None` without an expectation."""
+    """Whether that is what was expected; `None` without an expectation, or an observation."""
     refusal: str | None
     """Why the kernel refused, and who holds the slots."""
     trace: tuple[str, ...]
     """The steps that it took, numbered, if they were asked for."""
+    unobserved: str | None = None
+    """Why the world cannot observe it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioReport:
-    """What came of a file under a policy. True if every expectation held, and there was one."""
+    """What came of a file under a policy. True if no expectation failed, and one held."""
 
     file: str
     policy: str
@@ -68,6 +70,8 @@ class ScenarioReport:
             }
             if step.refusal is not None:
                 entry["refusal"] = step.refusal
+            if step.unobserved is not None:
+                entry["unobserved"] = step.unobserved
             if with_steps:
                 entry["trace"] = list(step.trace)
             steps.append(entry)
@@ -88,6 +92,8 @@ def run(
     policies: Sequence[str] = (),
     vendor: Literal["intel", "amd"] | None = None,
     steps: bool = False,
+    world: Literal["model", "kernel"] = "model",
+    hazardous: bool = False,
 ) -> list[ScenarioReport]:
     """Run scenarios, each under each policy.
 
@@ -96,6 +102,8 @@ def run(
         policies: Under which; default: those of the file's `machine` line, else `linux`.
         vendor: Whose virtualisation; default: the `machine` line's, else AMD.
         steps: Whether to list the steps of each event.
+        world: Where: in the model, or on the kernel that is running, which has one policy and shows no steps.
+        hazardous: Whether to perform on a real kernel what can harm it.
 
     Returns:
         A report for each file and policy, in that order.
@@ -104,19 +112,26 @@ def run(
         ScenarioError: A file has a mistake; nothing of it was run.
         OSError: A file cannot be read.
         ValueError: A policy that there is not.
+        WorldError: The world is not available.
     """
+    if world == "kernel":
+        from debugreg._world import run_on_kernel
+
+        if policies or vendor or steps:
+            raise ValueError("the running kernel has one policy and one vendor, and shows no steps")
+        return run_on_kernel(several(files), hazardous=hazardous)
     names = [_core.policy_name(policy) for policy in policies]
     reports: list[ScenarioReport] = []
     for file in several(files):
-        text = _text(Path(file))
+        text = read_text(Path(file))
         declared, mistake = _core.scenario_declares(text)
         if declared is None:
-            raise _error(file, mistake)
+            raise mistake_in(file, mistake)
         own, own_vendor = declared
         for policy in names or own or ["linux"]:
             result, mistake = _core.scenario_run(text, policy, vendor, steps)
             if result is None:
-                raise _error(file, mistake)
+                raise mistake_in(file, mistake)
             ok, lines, cost = result
             told = tuple(StepReport(*line[:6], tuple(line[6])) for line in lines)
             reports.append(
@@ -125,7 +140,8 @@ def run(
     return reports
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a scenario; a byte that is no UTF-8 is a mistake in it."""
     content = path.read_bytes()
     try:
         return content.decode("utf-8")
@@ -136,6 +152,8 @@ def _text(path: Path) -> str:
         raise ScenarioError(message, path=str(path), line=line, column=column) from None
 
 
-def _error(file: str, mistake: tuple[int, int, str] | None) -> ScenarioError:
+def mistake_in(file: str, mistake: tuple[int, int, str] | None) -> ScenarioError:
+    """Return the error for a mistake in a file."""
     line, column, message = mistake or (1, 1, "the scenario cannot be read")
-    return ScenarioError(message, path=file, line=line, column=column)
+    # Line 0 is the file as a whole.
+    return ScenarioError(message, path=file, line=line or None, column=column or None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DebugregError", "ScenarioError", "TraceError"]
+__all__ = ["DebugregError", "ScenarioError", "TraceError", "WorldError"]
 
 
 class DebugregError(Exception):
@@ -60,3 +60,19 @@ class ScenarioError(DebugregError, ValueError):
 
 class TraceError(DebugregError, ValueError):
     """A trace cannot be read."""
+
+
+class WorldError(DebugregError, RuntimeError):
+    """A world is not available: the message says what is missing."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what was known by then.
+
+    Args:
+        so_far: What the function would have returned, of what it had finished.
+    """
+
+    def __init__(self, so_far: object) -> None:
+        super().__init__()
+        self.so_far = so_far

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from debugreg import _cli
 from debugreg._compare import compare as compare_policies
 from debugreg._cost import WEIGHT
+from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,39 +49,52 @@ def compare(
     vendor: Literal["intel", "amd"] | None,
     weight: int,
     as_json: bool,
-) -> None:
+) -> int:
     """Compare policies: what each costs on a real trace, and what it keeps.
 
     Without a trace: the one that ships with the package, recorded on a stock Debian kernel with kvm-amd.
     """
-    with _cli.progress("comparing") as tell:
-        comparisons = [
-            compare_policies(trace, policies=policy, vendor=vendor, weight=weight, progress=tell)
-            for trace in traces or (None,)
-        ]
+    comparisons: list[Comparison] = []
+    code = 0
+    try:
+        with _cli.progress("comparing") as tell:
+            for trace in traces or (None,):
+                one = compare_policies(trace, policies=policy, vendor=vendor, weight=weight, progress=tell)
+                comparisons.append(one)
+    except Interrupted as interrupt:
+        comparisons.append(cast("Comparison", interrupt.so_far))
+        code = 130
     if as_json:
         documents = [comparison.to_dict() for comparison in comparisons]
         _cli.print_json(documents[0] if len(documents) == 1 else documents)
-        return
+        return code
     console = _cli.console()
     for comparison in comparisons:
         for part in _page(comparison):
             console.print(part)
+    if code:
+        console.print("interrupted: this is what was known by then")
+    return code
 
 
 def _page(comparison: Comparison) -> list[RenderableType]:
+    from rich.markup import escape
     from rich.padding import Padding
 
     events = max((replay.events for replay in comparison.replays), default=0)
     cheapest = comparison.cheapest
     head = (
-        f"\n[bold]{comparison.trace.rpartition('/')[2]}[/]: {comparison.rows:,} rows, {events:,} events, "
+        f"\n[bold]{escape(comparison.trace.rpartition('/')[2])}[/]: {comparison.rows:,} rows, {events:,} events, "
         f"{len(comparison.replays)} policies\n"
         f"[dim]cost = writes + reads of debug registers + {comparison.weight} x VM exits that the policy caused; "
         f">= a lower bound, - not expressible there"
     )
     parts: list[RenderableType] = [head, _costs(comparison), _manners(comparison)]
-    notes = [f"[bold]{cheapest.policy}[/] is the cheapest of those that keep host and guest apart and enter quietly."] if cheapest else []
+    notes = (
+        [f"[bold]{cheapest.policy}[/] is the cheapest of those that keep host and guest apart and enter quietly."]
+        if cheapest
+        else []
+    )
     notes += [
         f"[bold]{replay.policy}[/]: line {line}: {reason}"
         for replay in comparison.replays
@@ -95,14 +109,17 @@ def _table(comparison: Comparison, title: str, first: str) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(first, max_width=26)
+    table.add_column(first, max_width=26, overflow="fold")
     for replay in comparison.replays:
         # A long name breaks after its first dash, so that eight policies stand side by side.
-        table.add_column(replay.policy.replace("-", "-\n", 1), justify="right", vertical="bottom")
+        name = replay.policy.replace("-", "-\n", 1).replace("+", "\n+")
+        table.add_column(name, justify="right", vertical="bottom", overflow="fold")
     return table
 
 
 def _costs(comparison: Comparison) -> Table:
+    from rich.markup import escape
+
     replays = comparison.replays
     table = _table(comparison, "What it costs", "phase of the trace")
     weighted: Callable[[Cost], int] = lambda cost: cost.weighted(comparison.weight)  # noqa: E731 - one use
@@ -111,12 +128,14 @@ def _costs(comparison: Comparison) -> Table:
             continue
         costs = [None if phase.partial else weighted(phase.cost) for phase in row]
         least = min((cost for cost in costs if cost is not None), default=None)
-        table.add_row(row[0].name, *(_cost(cost, least) for cost in costs))
+        table.add_row(escape(row[0].name), *(_cost(cost, least) for cost in costs))
     table.add_section()
     totals = [weighted(replay.cost) for replay in replays]
     table.add_row("[bold]total", *(_total(replay, total) for replay, total in zip(replays, totals, strict=True)))
-    ratios = [comparison.ratio(replay) for replay in replays]
-    table.add_row("[bold]against the cheapest", *("-" if r is None else f"[bold]{r:.2f}" for r in ratios))
+    ratios = ((replay, comparison.ratio(replay)) for replay in replays)
+    table.add_row(
+        "[bold]against the cheapest", *("-" if r is None else f"[bold]{_bound(replay)}{r:.2f}" for replay, r in ratios)
+    )
     table.add_row("[dim]of it exits", *(f"[dim]{replay.cost.vm_exits:,}" for replay in replays))
     table.add_row("[dim]hooks skipped", *(f"[dim]{replay.cost.skips:,}" for replay in replays))
     return table
@@ -125,12 +144,20 @@ def _costs(comparison: Comparison) -> Table:
 def _cost(cost: int | None, least: int | None) -> str:
     if cost is None:
         return "-"
-    return f"[green]{cost:,}" if cost == least else f"{cost:,}"
+    return f"[green]{_short(cost)}" if cost == least else _short(cost)
+
+
+def _short(number: int) -> str:
+    """Return a number that leaves room for seven more beside it."""
+    return f"{number:,}" if number < 1_000_000 else f"{number / 1e6:,.1f} M"
+
+
+def _bound(replay: Replay) -> str:
+    return ">=" if replay.lower_bound or replay.not_expressible else ""
 
 
 def _total(replay: Replay, total: int) -> str:
-    bound = ">= " if replay.lower_bound or replay.not_expressible else ""
-    return f"[bold]{bound}{total:,}"
+    return f"[bold]{_bound(replay)}{_short(total)}"
 
 
 def _manners(comparison: Comparison) -> Table:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from debugreg import _cli
 from debugreg._replay import DEFAULT_POLICY
 from debugreg._replay import replay as replay_traces
+from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,14 +42,11 @@ def replay(
 
     Exit code 0; 1 if --verify finds a difference; 2 if a trace cannot be read.
     """
-    with _cli.progress("replaying") as tell:
-        replays = replay_traces(
-            traces,
-            policies=policy or (DEFAULT_POLICY,),
-            vendor=vendor,
-            verify=verify,
-            progress=lambda rows: tell("", rows, None),
-        )
+    code = None
+    try:
+        replays = _replay(traces, policy, vendor, verify=verify)
+    except Interrupted as interrupt:
+        replays, code = cast("list[Replay]", interrupt.so_far), 130
     if as_json:
         _cli.print_json([one.to_dict() for one in replays])
     else:
@@ -56,23 +54,39 @@ def replay(
         for one in replays:
             for part in _page(one):
                 console.print(part, soft_wrap=isinstance(part, str))
+    if code is not None:
+        return code
     return 0 if all(one.verify is None or one.verify for one in replays) else 1
+
+
+def _replay(
+    traces: tuple[str, ...], policy: tuple[str, ...], vendor: Literal["intel", "amd"] | None, *, verify: bool
+) -> list[Replay]:
+    with _cli.progress("replaying") as tell:
+        return replay_traces(
+            traces,
+            policies=policy or (DEFAULT_POLICY,),
+            vendor=vendor,
+            verify=verify,
+            progress=lambda rows: tell("", rows, None),
+        )
 
 
 def _page(one: Replay) -> list[RenderableType]:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("phase")
+    table.add_column("phase", overflow="fold")
     for heading in ("writes", "reads", "vmcs", "exits", "skips"):
         table.add_column(heading, justify="right")
     for phase in one.phases:
-        table.add_row(phase.name + (" (part)" if phase.partial else ""), *_numbers(phase.cost.to_dict()))
+        table.add_row(escape(phase.name) + (" (part)" if phase.partial else ""), *_numbers(phase.cost.to_dict()))
     table.add_section()
     table.add_row("[bold]total", *_numbers(one.cost.to_dict(), ">= " if one.lower_bound else ""))
     parts: list[RenderableType] = [
-        f"[bold]{one.trace}[/] under [bold]{one.policy}[/] on {one.vendor}: {one.events:,} events",
+        f"[bold]{escape(one.trace)}[/] under [bold]{one.policy}[/] on {one.vendor}: {one.events:,} events",
         table,
     ]
     parts += [f"line {line}: not expressible: {reason}" for line, reason in one.not_expressible]

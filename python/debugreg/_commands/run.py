@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @_cli.policy_option("Under which policy; may be given several times. Default: the file's own, else linux.")
 @_cli.vendor_option
+@click.option(
+    "--on",
+    "world",
+    type=click.Choice(["model", "kernel"]),
+    default="model",
+    show_default=True,
+    help="In which world: in the model, or on the kernel that is running (needs root).",
+)
+@click.option("--hazardous", is_flag=True, help="Perform on a real kernel what can harm it.")
 @click.option("--steps", is_flag=True, help="List the steps that each event takes, as @N numbers them.")
 def run(
     *,
@@ -26,13 +35,17 @@ def run(
     policy: tuple[str, ...],
     vendor: Literal["intel", "amd"] | None,
     steps: bool,
+    world: Literal["model", "kernel"],
+    hazardous: bool,
     as_json: bool,
 ) -> int:
     """Run scenarios, each line against its expectation.
 
-    Exit code 0 if all hold, 1 if an expectation fails, 2 if a file has a mistake.
+    Exit code 0 if all hold, 1 if an expectation fails, 2 if a file has a mistake, 3 if the world is not available.
     """
-    reports = run_scenarios(files, policies=policy, vendor=vendor, steps=steps)
+    if world == "kernel" and (policy or vendor or steps):
+        raise click.UsageError("--on kernel: the running kernel has one policy and one vendor, and shows no steps")
+    reports = run_scenarios(files, policies=policy, vendor=vendor, steps=steps, world=world, hazardous=hazardous)
     if as_json:
         _cli.print_json([report.to_dict(with_steps=steps) for report in reports])
     else:
@@ -41,16 +54,28 @@ def run(
 
 
 def _show(reports: list[ScenarioReport], *, with_steps: bool) -> None:
+    from rich.markup import escape
+
     console = _cli.console()
     for report in reports:
         failed = [step for step in report.steps if step.ok is False]
         for text in _body(report, with_steps=with_steps):
             console.print(text, soft_wrap=True)
-        verdict = "[green]holds[/]" if report else "[red]does not hold[/]"
         checked = sum(step.ok is not None for step in report.steps)
+        verdict = (
+            "[green]holds[/]" if report else "[red]does not hold[/]" if checked else "[yellow]cannot be observed[/]"
+        )
+        if report.world != "model":
+            unobserved = sum(step.unobserved is not None for step in report.steps)
+            console.print(
+                f"[bold]{escape(report.file)}[/] {verdict} on the {report.world} that is running: "
+                f"{checked - len(failed)} of {checked} expectations; {unobserved} lines unobserved",
+                soft_wrap=True,
+            )
+            continue
         cost = report.cost
         console.print(
-            f"[bold]{report.file}[/] {verdict} under {report.policy} on {report.vendor}: "
+            f"[bold]{escape(report.file)}[/] {verdict} under {report.policy} on {report.vendor}: "
             f"{checked - len(failed)} of {checked} expectations; "
             f"{cost.dr_writes} writes, {cost.dr_reads} reads, {cost.vmcs} vmcs, {cost.vm_exits} exits, "
             f"{cost.skips} skips",
@@ -77,7 +102,9 @@ def _line(step: StepReport) -> Text:
     text = Text(f"{step.line:5} ")
     text.append(mark, style)
     text.append(f"  {step.event:<58} ")
-    if step.ok is False:
+    if step.unobserved is not None:
+        text.append(f"=> unobserved: {step.unobserved}", "dim")
+    elif step.ok is False:
         text.append(f"=> {step.observed}", "red")
         text.append(f"   expected {step.expected}")
     else:

@@ -282,6 +282,9 @@ pub enum Misuse {
     /// A task that has exited.
     #[error("the task has exited")]
     Exited(TaskId),
+    /// A child whose fork was refused.
+    #[error("the task was never born: its fork was refused")]
+    Unborn(TaskId),
     /// A counter that has been closed.
     #[error("the counter has been closed")]
     Closed(CounterId),

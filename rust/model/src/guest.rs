@@ -42,6 +42,10 @@ impl Machine {
     fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
         let before = self.cpu(cpu).bank.cost.touched();
         let policy = self.policy;
+        let vcpu = &mut self.vcpus[id.index()];
+        if vcpu.pending_db.is_some() {
+            vcpu.own.dr7 &= !Dr7::GD;
+        }
         let mut kvm = self.kvm(id, cpu, probe);
         common::inject_db(&mut kvm);
         policy.vm_entry(&mut kvm);
@@ -176,7 +180,6 @@ impl Machine {
         let vcpu = &mut self.vcpus[id.index()];
         vcpu.pending_db = Some(Some(events));
         vcpu.own.dr6 = Dr6(vcpu.own.dr6).after_db(events).0;
-        vcpu.own.dr7 &= !Dr7::GD;
     }
 
     /// #DB in a guest that runs, with these events: KVM intercepts it, and it goes to the debugger or back into the

@@ -32,5 +32,5 @@ pub use id::{ContextId, CounterId, CpuId, TaskId, VcpuId};
 pub use machine::{Cpu, Machine, Options, Vendor};
 pub use policy::{Delta, Policy};
 pub use step::{Field, Kvm, Mark, On, Probe, Step};
-pub use task::{Capabilities, Task};
+pub use task::{Capabilities, Life, Task};
 pub use vcpu::{Vcpu, Vmcs};

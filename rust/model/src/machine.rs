@@ -7,7 +7,7 @@ use crate::counter::{Counter, Origin};
 use crate::event::{Event, Holder, Misuse, Nmi, Outcome, Refusal};
 use crate::policy::{HostHalf, Policy};
 use crate::step::{Mark, On, Probe, counter_of};
-use crate::task::{Capabilities, Task};
+use crate::task::{Capabilities, Life, Task};
 use crate::vcpu::Vcpu;
 use crate::{ContextId, CounterId, CpuId, Errno, TaskId, VcpuId};
 
@@ -74,6 +74,8 @@ pub struct Cpu {
     pub guest: Option<VcpuId>,
     /// The counters bound to it.
     pub(crate) context: ContextId,
+    /// By slot: when kgdb announced it.
+    pub announced: [u64; 4],
     /// The task context that is scheduled in (`cpuctx->task_ctx`).
     pub(crate) task_context: Option<ContextId>,
 }
@@ -90,7 +92,7 @@ pub struct Machine {
     pub(crate) contexts: Vec<Context>,
     pub(crate) counters: Vec<Counter>,
     pub(crate) vcpus: Vec<Vcpu>,
-    /// How many events there have been.
+    /// How many things have happened: additions of tasks and vCPUs, and events.
     pub(crate) clock: u64,
 }
 
@@ -102,6 +104,7 @@ impl Machine {
             running: TaskId::IDLE,
             guest: None,
             context: ContextId::from(cpu),
+            announced: [0; 4],
             task_context: None,
         });
         Machine {
@@ -118,8 +121,8 @@ impl Machine {
 
     /// A new task, which runs at once if its CPU is idle.
     pub fn add_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
-        let id = TaskId::from(self.tasks.len());
-        self.tasks.push(Task::new(cpu, capabilities));
+        let id = self.add_sleeping_task(cpu, capabilities);
+        self.clock += 1;
         let cpu = &mut self.cpus[cpu.index()];
         if cpu.running == TaskId::IDLE {
             cpu.running = id;
@@ -134,8 +137,16 @@ impl Machine {
         id
     }
 
+    /// A place for a child that fork will fill.
+    pub(crate) fn add_unborn_task(&mut self) -> TaskId {
+        let id = self.add_sleeping_task(CpuId(0), Capabilities::Root);
+        self.tasks[id.index()].life = Life::Unborn;
+        id
+    }
+
     /// A new vCPU, whose thread is `task`.
     pub fn add_vcpu(&mut self, task: TaskId) -> VcpuId {
+        self.clock += 1;
         let id = VcpuId::from(self.vcpus.len());
         self.vcpus.push(Vcpu::new(task));
         id
@@ -178,7 +189,7 @@ impl Machine {
         &self.contexts[id.index()]
     }
 
-    /// How many events there have been.
+    /// How many things have happened: additions of tasks and vCPUs, and events.
     pub fn clock(&self) -> u64 {
         self.clock
     }
@@ -194,10 +205,23 @@ impl Machine {
         self.cpu(self.task(task).cpu).running == task
     }
 
-    /// The cheap test, as KVM asks it: whether the shadow of a CPU is active. Nothing else is looked at.
+    /// The cheap test, as KVM asks it: whether the shadow of a CPU is active; up to 2.6.32, whether the thread that runs
+    /// has TIF_DEBUG. Nothing else is looked at.
     #[inline]
     pub fn breakpoints_active(&self, cpu: CpuId) -> bool {
-        debugreg::Dr7(self.cpu(cpu).bank.control).any_global()
+        let Cpu { bank, running, .. } = self.cpu(cpu);
+        match self.policy.host {
+            HostHalf::Perf => debugreg::Dr7(bank.control).any_global(),
+            HostHalf::Thread => self.task(*running).thread.is_debugged(),
+        }
+    }
+
+    /// Whether the policy's kernel has a shadow to obtain the registers from.
+    fn has_shadow(&self) -> Result<(), Misuse> {
+        match self.policy.host {
+            HostHalf::Perf => Ok(()),
+            HostHalf::Thread => Err(Misuse::NotExpressible("the shadow and hw_breakpoint_restore came with 2.6.33")),
+        }
     }
 
     /// Whether a vCPU's guest runs.
@@ -258,8 +282,12 @@ impl Machine {
                 self.sched_switch(cpu, next, probe);
                 Ok(Outcome::Ok)
             }
-            Event::Registers(cpu) => Ok(Outcome::Registers(bank::registers(&mut On { machine: self, cpu, probe }))),
+            Event::Registers(cpu) => {
+                self.has_shadow()?;
+                Ok(Outcome::Registers(bank::registers(&mut On { machine: self, cpu, probe })))
+            }
             Event::Refresh(cpu) => {
+                self.has_shadow()?;
                 self.host_cpu(cpu)?;
                 bank::refresh(&mut On { machine: self, cpu, probe });
                 Ok(Outcome::Ok)
@@ -347,6 +375,7 @@ impl Machine {
             return Outcome::Refused(refusal);
         }
         if bank::reserve(&mut On { machine: self, cpu, probe }, slot) {
+            self.cpus[cpu.index()].announced[slot.index()] = self.clock;
             Outcome::Ok
         } else {
             let holders = counter_of(self.cpu(cpu).bank.owner[slot.index()]).into_iter().collect();
@@ -361,7 +390,11 @@ impl Machine {
     }
 
     pub(crate) fn alive(&self, task: TaskId) -> Result<(), Misuse> {
-        if self.task(task).alive { Ok(()) } else { Err(Misuse::Exited(task)) }
+        match self.task(task).life {
+            Life::Alive => Ok(()),
+            Life::Unborn => Err(Misuse::Unborn(task)),
+            Life::Exited => Err(Misuse::Exited(task)),
+        }
     }
 
     /// The CPU on which a task runs, in host context.

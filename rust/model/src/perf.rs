@@ -70,7 +70,7 @@ impl Machine {
             ));
         }
         // 15
-        if task.is_some_and(|task| !self.task(task).alive) {
+        if task.is_some_and(|task| !self.task(task).is_alive()) {
             return Err(Refusal::new(Errno::ESRCH, "the task has exited"));
         }
         let id = self.create(attr, info, task, cpu, Origin::Perf);

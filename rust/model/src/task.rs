@@ -22,6 +22,17 @@ pub enum Capabilities {
     None,
 }
 
+/// Where a task stands.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Life {
+    /// Its fork is still to come, or was refused.
+    Unborn,
+    /// It can run.
+    Alive,
+    /// It has exited.
+    Exited,
+}
+
 /// A task.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -31,8 +42,8 @@ pub struct Task {
     pub capabilities: Capabilities,
     /// A 32-bit program: as a tracer it writes and reads the lower halves of registers.
     pub is_32bit: bool,
-    /// Until it exits.
-    pub alive: bool,
+    /// Where it stands between its fork and its exit.
+    pub life: Life,
     /// Who traces it.
     pub tracer: Option<TaskId>,
     pub(crate) context: Option<ContextId>,
@@ -49,12 +60,17 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether it has been born and has not exited.
+    pub fn is_alive(&self) -> bool {
+        self.life == Life::Alive
+    }
+
     pub(crate) fn new(cpu: CpuId, capabilities: Capabilities) -> Task {
         Task {
             cpu,
             capabilities,
             is_32bit: false,
-            alive: true,
+            life: Life::Alive,
             tracer: None,
             context: None,
             descriptors: Vec::new(),
@@ -105,6 +121,7 @@ impl Machine {
         self.inherit_context(parent, child, &copies);
         let parent = self.task(parent).clone();
         let child = &mut self.tasks[child.index()];
+        child.life = Life::Alive;
         child.cpu = parent.cpu;
         child.capabilities = parent.capabilities;
         child.is_32bit = parent.is_32bit;
@@ -162,7 +179,7 @@ impl Machine {
             self.perf_exit(task, probe);
         }
         self.flush_ptrace(task, probe);
-        self.tasks[task.index()].alive = false;
+        self.tasks[task.index()].life = Life::Exited;
         for other in &mut self.tasks {
             other.tracer = other.tracer.filter(|&tracer| tracer != task);
         }

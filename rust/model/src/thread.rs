@@ -29,7 +29,7 @@ impl Default for Thread {
 
 impl Thread {
     /// TIF_DEBUG.
-    fn is_debugged(&self) -> bool {
+    pub(crate) fn is_debugged(&self) -> bool {
         Dr7(self.dr7).any_armed()
     }
 }

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use debugreg::trip::{Access, What};
 use debugreg::{Breakpoint, Dr7, Kind, Length, Registers, Slot};
 use debugreg_model::policy::{HostHalf, NAMED};
+use debugreg_model::scenario::{parse, run};
 use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, CpuId, Delta, DrAccess, Errno, Event, ExitReason, GuestDebug,
-    Holder, Machine, Nmi, Options, Outcome, Policy, State, TaskId, VcpuId, Vendor,
+    Holder, Machine, Nmi, Options, Outcome, Policy, Probe, State, TaskId, VcpuId, Vector, Vendor,
 };
 use proptest::prelude::*;
 
@@ -57,7 +58,7 @@ fn attr() -> impl Strategy<Value = Attr> {
         6 => Just(BpType::W), 2 => Just(BpType::Rw), 2 => Just(BpType::X), 1 => Just(BpType::R)
     ];
     let bp_len = prop_oneof![8 => Just(8u64), 2 => Just(1u64), 1 => Just(4u64), 1 => Just(3u64)];
-    let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.4), prop::bool::weighted(0.2));
+    let flags = (any::<bool>(), prop::bool::weighted(0.3), any::<bool>(), prop::bool::weighted(0.2));
     (bp_type, address(), bp_len, flags).prop_map(|(bp_type, bp_addr, bp_len, (pinned, disabled, inherit, user))| Attr {
         bp_type,
         bp_addr,
@@ -188,6 +189,11 @@ fn walk() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(prop_oneof![3 => host_op(), 2 => guest_op()], 1..80)
 }
 
+/// No guests: deeper into perf.
+fn host_walk() -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(host_op(), 20..80)
+}
+
 fn options() -> impl Strategy<Value = Options> {
     let vendor = prop_oneof![Just(Vendor::Amd), Just(Vendor::Intel)];
     (vendor, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(vendor, hypervisor, fred, disabled_match)| {
@@ -218,6 +224,22 @@ struct Ledger {
     counters: BTreeMap<u32, Asked>,
     /// DR0-DR3 and DR7 of tracers, as last accepted.
     traced: BTreeMap<u32, ([u64; 4], u64)>,
+    /// DR0-DR3 and DR7 of guests, as they themselves or their VMM wrote them.
+    guests: [Guest; 2],
+}
+
+#[derive(Clone, Debug)]
+struct Guest {
+    dr: [u64; 4],
+    dr7: u64,
+    /// A debugger's #DB waits for the next entry.
+    injected: bool,
+}
+
+impl Default for Guest {
+    fn default() -> Guest {
+        Guest { dr: [0; 4], dr7: Dr7::FIXED, injected: false }
+    }
 }
 
 impl Ledger {
@@ -246,7 +268,9 @@ impl Ledger {
                     if asked.descriptors.contains(parent) {
                         asked.descriptors.push(*child);
                     }
-                    if let Some(tasks) = asked.tasks.as_mut().filter(|tasks| asked.attr.inherit && tasks.contains(parent)) {
+                    if let Some(tasks) =
+                        asked.tasks.as_mut().filter(|tasks| asked.attr.inherit && tasks.contains(parent))
+                    {
                         tasks.push(*child);
                     }
                 }
@@ -261,6 +285,41 @@ impl Ledger {
                     _ => {}
                 }
             }
+            _ => {}
+        }
+    }
+
+    fn record_guest(&mut self, event: &Event, outcome: &Outcome) {
+        let (&Event::MovToDr { vcpu, .. }
+        | &Event::MovFromDr { vcpu, .. }
+        | &Event::GuestAccess { vcpu, .. }
+        | &Event::SetDebugregs { vcpu, .. }
+        | &Event::SetGuestDebug(vcpu, _)
+        | &Event::VmEntry(vcpu)
+        | &Event::Init(vcpu)) = event
+        else {
+            return;
+        };
+        let guest = &mut self.guests[vcpu.index()];
+        match (event, outcome) {
+            // Every #DB that is delivered clears GD.
+            (_, Outcome::Exception { vector: Vector::Debug, .. }) => guest.dr7 &= !Dr7::GD,
+            (&Event::MovToDr { dr: dr @ 0..=3, value, .. }, Outcome::Ok) => guest.dr[usize::from(dr)] = value,
+            (&Event::MovToDr { dr: 7, value, .. }, Outcome::Ok) => guest.dr7 = value,
+            (&Event::SetDebugregs { dr, dr7, .. }, Outcome::Ok) => {
+                for (has, value) in guest.dr.iter_mut().zip(dr) {
+                    *has = value.unwrap_or(*has);
+                }
+                guest.dr7 = dr7.unwrap_or(guest.dr7);
+            }
+            (Event::SetGuestDebug(_, debug), Outcome::Ok) => {
+                guest.injected |= debug.control & GuestDebug::INJECT_DB != 0;
+            }
+            (Event::VmEntry(_), Outcome::Ok) if guest.injected => {
+                guest.injected = false;
+                guest.dr7 &= !Dr7::GD;
+            }
+            (Event::Init(_), Outcome::Ok) => *guest = Guest { injected: guest.injected, ..Guest::default() },
             _ => {}
         }
     }
@@ -310,6 +369,7 @@ struct Walk {
     machine: Machine,
     ledger: Ledger,
     tasks: Vec<TaskId>,
+    unborn: Option<TaskId>,
     counters: Vec<CounterId>,
     /// A child has inherited a counter, and a task has exited: what M1 is made of.
     inherited: bool,
@@ -323,7 +383,8 @@ impl Walk {
         let tasks = vec![task(&mut machine, 0), task(&mut machine, 1), task(&mut machine, 0)];
         machine.add_vcpu(tasks[0]);
         machine.add_vcpu(tasks[1]);
-        Walk { machine, ledger: Ledger::default(), tasks, counters: Vec::new(), inherited: false, exited: false }
+        let (ledger, counters) = (Ledger::default(), Vec::new());
+        Walk { machine, ledger, tasks, unborn: None, counters, inherited: false, exited: false }
     }
 
     fn task(&self, at: usize) -> TaskId {
@@ -354,11 +415,13 @@ impl Walk {
             }
             Op::Migrate(task, cpu) => Event::Migrate(self.task(task), CpuId(cpu)),
             Op::Fork(task) => {
-                let parent = self.task(task);
-                if self.tasks.len() == TASKS || !self.machine.task(parent).alive || !self.machine.is_running(parent) {
+                if self.tasks.len() == TASKS {
                     return None;
                 }
-                let child = self.machine.add_sleeping_task(CpuId(0), Capabilities::Root);
+                let parent = self.task(task);
+                // The place of a child that was refused is the next one's.
+                let machine = &mut self.machine;
+                let child = *self.unborn.get_or_insert_with(|| machine.add_sleeping_task(CpuId(0), Capabilities::Root));
                 Event::Fork { parent, child }
             }
             Op::Exec(task) => Event::Exec(self.task(task)),
@@ -398,8 +461,12 @@ impl Walk {
             Event::MovToDr { dr: 7, value, .. } if value & Dr7::GD != 0 && has(Delta::H15) => {
                 Some("H-15: GD survives the #DB that KVM injects again")
             }
-            Event::Modify(id, _) if self.machine.policy.host == HostHalf::Perf && self.leaves_copies_apart(id, event) => {
-                Some("M7 and 7.3: a refused change stops or starts the original and no copy; a swap then exchanges the two")
+            Event::Modify(id, _)
+                if self.machine.policy.host == HostHalf::Perf && self.leaves_copies_apart(id, event) =>
+            {
+                Some(
+                    "M7 and 7.3: a refused change stops or starts the original and no copy; a swap then exchanges the two",
+                )
             }
             _ => None,
         }
@@ -428,6 +495,7 @@ impl Walk {
             }
             Ok(outcome) => {
                 self.ledger.record(&event, &outcome);
+                self.ledger.record_guest(&event, &outcome);
                 match (&event, &outcome) {
                     (_, Outcome::Bound(counter)) => self.counters.push(*counter),
                     (_, Outcome::Refused(_)) if opens => {
@@ -436,6 +504,7 @@ impl Walk {
                     }
                     (Event::Fork { child, .. }, Outcome::Ok) => {
                         self.tasks.push(*child);
+                        self.unborn = None;
                         self.inherited = true;
                     }
                     (Event::Exit(_), Outcome::Ok) => self.exited = true,
@@ -514,7 +583,8 @@ impl Walk {
     /// A guest reads its own registers, whoever owns the hardware. Asked of a copy: asking may open the window.
     fn check_reads(&self, guest: VcpuId, op: &Op) -> Result<(), TestCaseError> {
         let vcpu = self.machine.vcpu(guest);
-        let Registers { dr, dr7, .. } = vcpu.own;
+        let Guest { dr, dr7, .. } = self.ledger.guests[guest.index()];
+        prop_assert_eq!((vcpu.own.dr, vcpu.own.dr7), (dr, dr7), "{:?} after {:?}", guest, op);
         if vcpu.effective().dr7 & Dr7::GD != 0 {
             return Ok(()); // Each read would be a #DB.
         }
@@ -524,6 +594,24 @@ impl Walk {
             prop_assert_eq!(told, Ok(Outcome::Value(own)), "DR{} of {:?} after {:?}", number, guest, op);
         }
         Ok(())
+    }
+}
+
+/// Another event before one of the steps.
+#[derive(Debug)]
+struct Interruption {
+    at: usize,
+    event: Option<Event>,
+}
+
+impl Probe for Interruption {
+    fn before(&mut self, machine: &mut Machine, _: CpuId) {
+        self.at = self.at.saturating_sub(1);
+        if self.at == 0
+            && let Some(event) = self.event.take()
+        {
+            let _ = machine.apply(&event, &mut ());
+        }
     }
 }
 
@@ -538,12 +626,32 @@ fn without_clock(text: &str) -> &str {
     text.rsplit_once(", clock: ").expect("the clock").0
 }
 
+/// `PROPTEST_CASES=30000 cargo test --release -p debugreg-model --test laws` for more.
+fn config() -> ProptestConfig {
+    let more = std::env::var_os("PROPTEST_CASES").is_some();
+    if more { ProptestConfig::default() } else { ProptestConfig::with_cases(600) }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(config())]
 
     #[test]
     fn what_is_armed_is_what_is_owed(policy in policies(HostHalf::Perf), options in options(), ops in walk()) {
         let mut walk = Walk::new(options, policy);
+        for op in &ops {
+            if walk.perform(op)?.is_some() {
+                if walk.is_over_committed()? {
+                    break;
+                }
+                walk.check(op)?;
+            }
+        }
+    }
+
+    /// The host half is the same under all of them.
+    #[test]
+    fn what_is_armed_is_what_is_owed_without_guests(options in options(), ops in host_walk()) {
+        let mut walk = Walk::new(options, Policy::parse("linux").expect("named"));
         for op in &ops {
             if walk.perform(op)?.is_some() {
                 if walk.is_over_committed()? {
@@ -560,6 +668,32 @@ proptest! {
         let mut walk = Walk::new(options, policy);
         for op in &ops {
             walk.perform(op)?;
+        }
+    }
+
+    /// Whatever happens before whichever step, `@N` in a scenario: no panic. (What should come of it is the checker's.)
+    #[test]
+    fn an_interruption_is_survived(
+        policy in prop_oneof![9 => policies(HostHalf::Perf), 1 => policies(HostHalf::Thread)],
+        options in options(),
+        ops in prop::collection::vec((prop_oneof![3 => host_op(), 2 => guest_op()], 1..16usize), 2..80),
+    ) {
+        let mut walk = Walk::new(options, policy);
+        for pair in ops.windows(2) {
+            let [(op, at), (inner, _)] = pair else { unreachable!("windows of two") };
+            // Both would want the same place for their child.
+            let event = if matches!(inner, Op::Fork(_)) { None } else { walk.event(inner) };
+            let mut interruption = Interruption { at: *at, event };
+            let Some(event) = walk.event(op) else { continue };
+            let outcome = walk.machine.apply(&event, &mut interruption);
+            match (event, outcome) {
+                (_, Ok(Outcome::Bound(id))) => walk.counters.push(id),
+                (Event::Fork { child, .. }, Ok(Outcome::Ok)) => {
+                    walk.tasks.push(child);
+                    walk.unborn = None;
+                }
+                _ => {}
+            }
         }
     }
 
@@ -639,6 +773,22 @@ proptest! {
                 other => prop_assert!(false, "{:?}", other),
             }
         }
+    }
+}
+
+/// The shortest of what [`an_interruption_is_survived`] has found.
+#[test]
+fn a_counter_that_is_closed_inside_a_reschedule_is_survived() {
+    for step in 1..40 {
+        let text = format!(
+            "machine policy=linux\ntask sh\n\
+             sh perf_event_open bp_type=w bp_addr=0x1000 bp_len=8 => A\n\
+             sh perf_event_open bp_type=w bp_addr=0x2000 bp_len=8 => B\n\
+             sh perf_event_open bp_type=w bp_addr=0x3000 bp_len=8 pinned @{step} B close => C\n"
+        );
+        let scenario = parse(&text).expect("valid");
+        let report = run(&scenario, Policy::parse("linux").expect("named"), None, false);
+        assert!(report.is_ok_and(|report| report.ok) || step > 28, "@{step}");
     }
 }
 

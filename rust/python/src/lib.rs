@@ -8,6 +8,7 @@ mod argument;
 mod batch;
 mod codec;
 mod machine;
+mod oracle;
 mod replay;
 mod scenario;
 
@@ -25,6 +26,9 @@ mod _core {
 
     #[pymodule_export]
     use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu};
+
+    #[pymodule_export]
+    use super::oracle::{KernelWorld, kernel_conform, random_scenario};
 
     #[pymodule_export]
     use super::replay::PyTrace;

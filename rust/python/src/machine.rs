@@ -2,10 +2,10 @@
 
 use std::ops::{Deref, DerefMut};
 
-use debugreg_model::scenario::{Expectation, ScenarioError, Session, show_outcome, show_step};
+use debugreg_model::scenario::{ScenarioError, Session, show_outcome};
 use debugreg_model::{
-    Capabilities, Cost, CounterId, CpuId, Event, ExitReason, Holder, Misuse, Options, Outcome, Policy, Probe, Step,
-    TaskId, Vcpu, VcpuId, Vector, Vendor,
+    Capabilities, Cost, CounterId, CpuId, Event, ExitReason, Holder, Misuse, Options, Outcome, Policy, TaskId, Vcpu,
+    VcpuId, Vector, Vendor,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -37,6 +37,12 @@ impl Shared {
         Py::new(py, Live(session)).map(Shared)
     }
 
+    /// Whether two handles are of one machine.
+    #[inline]
+    fn is(&self, other: &Shared) -> bool {
+        self.0.is(&other.0)
+    }
+
     fn clone_ref(&self, py: Python<'_>) -> Shared {
         Shared(self.0.clone_ref(py))
     }
@@ -65,6 +71,11 @@ impl Shared {
             Err(misuse) => Err(mistake(&session, &misuse)),
         }
     }
+}
+
+#[cold]
+fn another_machine(argument: &str) -> PyErr {
+    PyValueError::new_err(format!("{argument} belongs to another machine"))
 }
 
 fn mistake(session: &Session, misuse: &Misuse) -> PyErr {
@@ -179,9 +190,12 @@ impl PyMachine {
 
     /// Add a vCPU and return its number.
     #[pyo3(signature = (name, task, /))]
-    fn _add_vcpu(&self, py: Python<'_>, name: &str, task: u32) -> PyResult<u32> {
+    fn _add_vcpu(&self, py: Python<'_>, name: &str, task: &PyTask) -> PyResult<u32> {
+        if !task.shared.is(&self.0) {
+            return Err(another_machine("task"));
+        }
         let mut session = self.0.lock(py);
-        session.add_vcpu(name, TaskId(task)).map(|vcpu| vcpu.0).map_err(|error| misspelt(&error))
+        session.add_vcpu(name, task.id).map(|vcpu| vcpu.0).map_err(|error| misspelt(&error))
     }
 
     /// Perform one line of the language.
@@ -193,18 +207,10 @@ impl PyMachine {
     #[pyo3(signature = (line, /))]
     fn _do(&self, py: Python<'_>, line: &str) -> PyResult<LineOutcome> {
         let mut session = self.0.lock(py);
-        let parsed = session.parse(line).map_err(|error| misspelt(&error))?;
-        if parsed.interruption.is_some() {
-            return Err(PyValueError::new_err("an interruption (@N) belongs into a scenario: use debugreg.run"));
-        }
-        let mut log = Log::default();
-        let outcome = session.perform(&parsed.event, &mut log).map_err(|misuse| mistake(&session, &misuse))?;
-        let Some(outcome) = outcome else {
+        let (parsed, performed) = session.line(line).map_err(|error| misspelt(&error))?;
+        let Some(outcome) = performed.outcome else {
             return Err(PyValueError::new_err("the line names a counter that was never opened"));
         };
-        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&parsed.expectation, &outcome) {
-            session.bind(*symbol, *id);
-        }
         let ok = parsed.expectation.as_ref().map(|wanted| wanted.holds(&outcome, |id| session.symbol(id)));
         let name = |&id: &CounterId| (session.counter_name(id), id.0);
         let (mut counters, mut exception, mut dr6, mut value) = (Vec::new(), None, None, None);
@@ -234,7 +240,19 @@ impl PyMachine {
             Outcome::Ok | Outcome::Slots(_) => {}
         }
         let text = show_outcome(&outcome, &session);
-        Ok((ok, text, counters, exception, dr6, value, registers, refusal, log.0))
+        Ok((ok, text, counters, exception, dr6, value, registers, refusal, performed.steps))
+    }
+
+    /// Why nothing more can have a name, or None if something can.
+    #[pyo3(signature = (name, /))]
+    fn _name_mistake(&self, py: Python<'_>, name: &str) -> Option<String> {
+        self.0.lock(py).names.mistake(name)
+    }
+
+    /// Whether a name is taken.
+    #[pyo3(signature = (name, /))]
+    fn _knows(&self, py: Python<'_>, name: &str) -> bool {
+        self.0.lock(py).names.knows(name)
     }
 
     /// What everything has cost so far.
@@ -264,16 +282,6 @@ impl PyMachine {
     #[getter]
     fn _cpu_count(&self, py: Python<'_>) -> usize {
         self.0.lock(py).machine.cpu_count()
-    }
-}
-
-/// Lists the steps of one event.
-#[derive(Default)]
-struct Log(Vec<String>);
-
-impl Probe for Log {
-    fn step(&mut self, _: CpuId, step: Step) {
-        self.0.push(show_step(step));
     }
 }
 
@@ -342,7 +350,11 @@ impl PyCpu {
     /// Switch to another task; None is the idle task.
     #[pyo3(signature = (task, /))]
     fn sched_switch(&self, py: Python<'_>, task: Option<&PyTask>) -> PyResult<()> {
-        let next = task.map_or(TaskId::IDLE, |task| task.id);
+        let next = match task {
+            None => TaskId::IDLE,
+            Some(task) if task.shared.is(&self.shared) => task.id,
+            Some(_) => return Err(another_machine("task")),
+        };
         self.shared.perform(py, &Event::SchedSwitch(self.id, next))
     }
 
@@ -374,25 +386,28 @@ impl PyCpu {
         self.read(py, &Event::Owed(self.id))
     }
 
-    /// Who runs: its number, 0 for idle.
+    /// Who runs, by number and name; None is the idle task.
     #[getter]
-    fn _running(&self, py: Python<'_>) -> u32 {
-        self.shared.lock(py).machine.cpu(self.id).running.0
+    fn _running(&self, py: Python<'_>) -> Option<(u32, String)> {
+        let session = self.shared.lock(py);
+        let running = session.machine.cpu(self.id).running;
+        (running != TaskId::IDLE).then(|| (running.0, session.names.task(running).to_owned()))
     }
 
     /// By slot: the counter's number and name, its scope, and since which event; a number of None is kgdb.
     #[getter]
     fn _slots(&self, py: Python<'_>) -> Vec<Option<HeldFields>> {
         let session = self.shared.lock(py);
-        let held = |holder| match holder {
+        let announced = session.machine.cpu(self.id).announced;
+        let held = |(holder, announced): (Holder, u64)| match holder {
             Holder::Nobody => None,
-            Holder::Kgdb => Some((None, "kgdb".to_owned(), format!("cpu{}", self.id.0), 0)),
+            Holder::Kgdb => Some((None, "kgdb".to_owned(), format!("cpu{}", self.id.0), announced)),
             Holder::Counter(id) => {
                 let since = session.machine.counter(id).since;
                 Some((Some(id.0), session.counter_name(id), scope(&session, id), since))
             }
         };
-        session.machine.slots(self.id).map(held).into()
+        session.machine.slots(self.id).into_iter().zip(announced).map(held).collect()
     }
 }
 

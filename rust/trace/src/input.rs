@@ -6,7 +6,7 @@
 //! in the first stretch after its last voluntary switch, whoever preempted it since. What a modify wants is printed
 //! before the ioctl that wants it. The value of a guest's DR7 comes after the exit that it belongs to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use debugreg_model::Vendor;
@@ -121,6 +121,9 @@ pub struct Trace {
     pub acts: Vec<(u32, u32)>,
     /// The truth.
     pub truth: Vec<Truth>,
+    /// Pids whose breakpoints the trace does not show being asked for: opened before it begins, or by a call whose probe
+    /// could not read its argument. What such a task does to registers is not determined.
+    pub foreign: HashSet<i32>,
     /// Names of the phases.
     pub phases: Vec<String>,
     /// What the reader passed over.
@@ -159,7 +162,9 @@ impl Trace {
             reading.record(record.line, record.cpu, record.pid, record.event);
         }
         reading.acts.sort_unstable();
+        let foreign = foreign(&reading.rows, &reading.truth);
         Trace {
+            foreign,
             name: name.to_owned(),
             vendor: vendor(bytes),
             cpus: reading.windows.len().max(1),
@@ -171,6 +176,44 @@ impl Trace {
             steps: None,
         }
     }
+}
+
+/// The tasks to whom the truth shows a breakpoint come or go that no line before has asked for.
+fn foreign(rows: &[Row], truth: &[Truth]) -> HashSet<i32> {
+    let mut asked = HashSet::new();
+    let mut next = rows.iter().peekable();
+    let mut foreign = HashSet::new();
+    for truth in truth {
+        while let Some(row) = next.next_if(|row| row.line < truth.line) {
+            asked.extend(match row.input {
+                Input::Open { attr, .. } | Input::Modify { attr, .. } => attr.bp_addr,
+                Input::Poke { dr: 0..=3, value, .. } => Some(value),
+                // Enabling a register that has no address watches address 0.
+                Input::Poke { dr: 7, .. } => Some(0),
+                _ => None,
+            });
+        }
+        let (address, goes) = match truth.done {
+            Done::Install(address) => (address, false),
+            Done::Uninstall(address) => (address, true),
+            Done::Restore | Done::Sync => continue,
+        };
+        if !asked.contains(&address)
+            && let Ok(at) = rows.binary_search_by_key(&truth.window, |row| row.line)
+        {
+            foreign.insert(match rows[at].input {
+                Input::Switch { prev, next } => {
+                    if goes {
+                        prev
+                    } else {
+                        next
+                    }
+                }
+                _ => rows[at].pid,
+            });
+        }
+    }
+    foreign
 }
 
 /// SVM's exit reasons are written small (or with EXIT_ by trace-cmd), VMX's in capitals.

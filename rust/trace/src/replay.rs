@@ -188,7 +188,10 @@ impl<'a> Replayer<'a> {
         self.watch.line = row.line;
         self.know(cpu, row.pid);
         if let Some(predictions) = &mut self.watch.predictions {
-            predictions.open_window(cpu, row.line);
+            let foreign = |pid: i32| self.trace.foreign.contains(&pid);
+            let known = !foreign(row.pid)
+                && !matches!(row.input, Input::Switch { prev, next } if foreign(prev) || foreign(next));
+            predictions.open_window(cpu, row.line, known);
         }
         self.input(row, cpu);
     }
@@ -523,6 +526,10 @@ impl<'a> Replayer<'a> {
 
     fn finish(mut self) -> Replay {
         self.end_phase();
+        let verify = self.watch.predictions.map(|predictions| verify(self.trace, &predictions));
+        let windows = verify.iter().flat_map(|verify| &verify.undetermined);
+        self.undetermined.extend(windows.cloned());
+        self.undetermined.sort();
         Replay {
             policy: self.machine.policy,
             events: self.events,
@@ -532,7 +539,7 @@ impl<'a> Replayer<'a> {
             not_expressible: self.not_expressible,
             undetermined: self.undetermined,
             observed: self.watch.observer.observed,
-            verify: self.watch.predictions.map(|predictions| verify(self.trace, &predictions)),
+            verify,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! their order inside it; every MOV DR of a steps file is compared, with its value, between two of these (or two
 //! entries) that both sides have.
 
+use std::collections::HashSet;
+
 use debugreg_model::{CpuId, Machine, Mark, Step};
 
 use crate::input::{Done, Trace};
@@ -67,6 +69,8 @@ pub(crate) struct Predictions {
 #[derive(Clone, Debug, Default)]
 struct Predicted {
     window: u32,
+    /// Windows in which a task acts whose breakpoints the trace does not know.
+    unknown: HashSet<u32>,
     segments: Vec<Segment>,
     /// Syncs are no anchors: the steps file does not mark them.
     done: Vec<(u32, Done)>,
@@ -78,8 +82,12 @@ impl Predictions {
         Predictions { cpus: vec![cpu; cpus] }
     }
 
-    pub(crate) fn open_window(&mut self, cpu: CpuId, line: u32) {
-        self.cpus[cpu.index()].window = line;
+    pub(crate) fn open_window(&mut self, cpu: CpuId, line: u32, known: bool) {
+        let cpu = &mut self.cpus[cpu.index()];
+        cpu.window = line;
+        if !known {
+            cpu.unknown.insert(line);
+        }
     }
 
     pub(crate) fn step(&mut self, cpu: CpuId, step: Step) {
@@ -159,6 +167,8 @@ pub struct Verify {
     pub step: Option<Score>,
     /// All differences, in the order of the trace.
     pub differences: Vec<Difference>,
+    /// Windows that the trace does not determine, and why; they count on neither side.
+    pub undetermined: Vec<(u32, String)>,
 }
 
 impl Verify {
@@ -184,9 +194,12 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions) -> Verify {
     for (cpu, predicted) in predictions.cpus.iter().enumerate() {
         let observed = trace.truth.iter().filter(|truth| usize::from(truth.cpu) == cpu);
         let observed: Vec<_> = observed.map(|truth| (truth.window, truth.done)).collect();
-        compare_windows(&mut verify, cpu, &predicted.done, &observed);
+        let last = trace.rows.iter().rev().find(|row| usize::from(row.cpu) == cpu).map_or(0, |row| row.line);
+        compare_windows(&mut verify, cpu, predicted, &observed, last);
     }
-    if trace.steps.is_some() {
+    if trace.steps.is_some() && !trace.foreign.is_empty() {
+        verify.undetermined.push((0, "every MOV DR: registers hold addresses from before the trace".to_owned()));
+    } else if trace.steps.is_some() {
         let observed = truth::segments(trace);
         let mut score = Score::default();
         for (cpu, observed) in observed.iter().enumerate() {
@@ -201,13 +214,22 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions) -> Verify {
 }
 
 /// Both sides are in the order of their windows: walks them together.
-fn compare_windows(verify: &mut Verify, cpu: usize, predicted: &[(u32, Done)], observed: &[(u32, Done)]) {
-    let (mut p, mut o) = (predicted, observed);
+fn compare_windows(verify: &mut Verify, cpu: usize, predicted: &Predicted, observed: &[(u32, Done)], last: u32) {
+    let (mut p, mut o) = (&*predicted.done, observed);
     while let Some(window) = first_window(p, o) {
         let of = |items: &[(u32, Done)]| items.iter().take_while(|(at, _)| *at == window).count();
-        let (here_p, rest_p) = p.split_at(of(p));
+        let (mut here_p, rest_p) = p.split_at(of(p));
         let (here_o, rest_o) = o.split_at(of(o));
         (p, o) = (rest_p, rest_o);
+        if window == 0 || predicted.unknown.contains(&window) {
+            let why = "a task acts here whose breakpoints the trace does not show being asked for";
+            verify.undetermined.push((window, why.to_owned()));
+            continue;
+        }
+        if window == last && here_p.len() > here_o.len() && here_p.starts_with(here_o) {
+            verify.undetermined.push((window, "the trace ends before this window does".to_owned()));
+            here_p = here_o;
+        }
         for &(_, done) in here_p {
             verify.score(done).predicted += 1;
         }

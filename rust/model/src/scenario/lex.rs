@@ -12,7 +12,10 @@ pub(super) struct Word<'a> {
 
 impl Word<'_> {
     pub(super) fn error(&self, message: impl Into<String>) -> ScenarioError {
-        ScenarioError { line: self.line, column: self.column, message: message.into() }
+        // What was found may be anything: a terminal sees no control character of it.
+        let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let message = message.into().chars().map(escaped).collect();
+        ScenarioError { line: self.line, column: self.column, message }
     }
 
     /// A number: decimal or 0x, below 2^64.

@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use expect::Expectation;
 pub use names::Names;
 pub use parse::{Line, Scenario, TaskDeclaration, VcpuDeclaration, parse};
-pub use run::{Report, StepReport, run};
+pub use run::{Performed, Report, StepReport, run};
 pub use session::Session;
 pub use show::{show_event, show_outcome, show_step};
 
@@ -25,7 +25,7 @@ pub use show::{show_event, show_outcome, show_step};
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("{line}:{column}: {message}")]
 pub struct ScenarioError {
-    /// Line, from 1.
+    /// Line, from 1; 0 if it is the file as a whole.
     pub line: u32,
     /// Column, from 1.
     pub column: u32,

@@ -33,6 +33,17 @@ impl Names {
         self.all.iter().find(|(known, _)| known == name).map(|&(_, named)| named)
     }
 
+    /// Why nothing more can be called so.
+    pub fn mistake(&self, name: &str) -> Option<String> {
+        let word = Word { text: name, line: 1, column: 1 };
+        self.clone().add_counter(word).err().map(|error| error.message)
+    }
+
+    /// Whether a name is taken.
+    pub fn knows(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     /// The name of a task.
     pub fn task(&self, id: TaskId) -> &str {
         if id == TaskId::IDLE { "idle" } else { self.of(Named::Task(id)) }

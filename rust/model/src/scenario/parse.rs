@@ -117,6 +117,9 @@ pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
             }
         }
     }
+    if scenario.lines.is_empty() {
+        return Err(ScenarioError { line: 0, column: 0, message: "there is no event in it".to_owned() });
+    }
     if let Some(line) = scenario.lines.iter().find(|line| line.interruption.is_some())
         && scenario.policies.len() != 1
     {
@@ -164,11 +167,15 @@ fn read_line(words: &[Word<'_>], names: &mut Names) -> Result<Line, ScenarioErro
     Ok(Line { number: first.line, column: first.column, event, interruption, expectation })
 }
 
-/// Splits a `key=value` word; `value` keeps its own column.
-fn key_value<'a>(word: Word<'a>, allowed: &str) -> Result<(&'a str, Word<'a>), ScenarioError> {
+/// Splits the next `key=value` word, whose key has not come before; `value` keeps its own column.
+fn key_value<'a>(word: Word<'a>, seen: &mut Vec<&'a str>, allowed: &str) -> Result<(&'a str, Word<'a>), ScenarioError> {
     let Some((key, text)) = word.text.split_once('=') else {
         return Err(word.error(format!("found '{}', allowed are {allowed}", word.text)));
     };
+    if seen.contains(&key) {
+        return Err(word.error(format!("'{key}=' is given twice")));
+    }
+    seen.push(key);
     let column = word.column + key.chars().count() as u32 + 1;
     Ok((key, Word { text, column, ..word }))
 }
@@ -196,8 +203,9 @@ const BIT: [(&str, bool); 2] = [("0", false), ("1", true)];
 
 fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioError> {
     const ALLOWED: &str = "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=";
+    let mut seen = Vec::new();
     while let Some(word) = words.next() {
-        let (key, value) = key_value(word, ALLOWED)?;
+        let (key, value) = key_value(word, &mut seen, ALLOWED)?;
         let options = &mut scenario.options;
         match key {
             "cpus" => options.cpus = within(key, value, 1, 256)? as usize,
@@ -213,9 +221,14 @@ fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), Scenari
             "fred" => options.fred = one_of(key, value, &BIT)?,
             "disabled_match" => options.disabled_match = one_of(key, value, &BIT)?,
             "policy" => {
-                for name in value.text.split(',').filter(|name| !name.is_empty()) {
-                    Policy::parse(name).map_err(|error| value.error(error.to_string()))?;
-                    scenario.policies.push(name.to_owned());
+                let mut column = value.column;
+                for text in value.text.split(',') {
+                    if !text.is_empty() {
+                        let word = Word { text, column, ..value };
+                        Policy::parse(text).map_err(|error| word.error(error.to_string()))?;
+                        scenario.policies.push(text.to_owned());
+                    }
+                    column += text.chars().count() as u32 + 1;
                 }
             }
             _ => return Err(word.error(format!("found '{key}=', allowed are {ALLOWED}"))),
@@ -229,8 +242,9 @@ fn task(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioEr
     let name = words.expect("the task's name")?;
     scenario.names.add_task(name)?;
     let mut task = TaskDeclaration { cpu: CpuId(0), capabilities: Capabilities::Root, is_32bit: false };
+    let mut seen = Vec::new();
     while let Some(word) = words.next() {
-        let (key, value) = key_value(word, ALLOWED)?;
+        let (key, value) = key_value(word, &mut seen, ALLOWED)?;
         match key {
             "cpu" => task.cpu = CpuId(within(key, value, 0, scenario.options.cpus as u64 - 1)? as u32),
             "caps" => {
@@ -250,8 +264,9 @@ fn vcpu(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioEr
     let name = words.expect("the vCPU's name")?;
     scenario.names.add_vcpu(name)?;
     let mut thread = None;
+    let mut seen = Vec::new();
     while let Some(word) = words.next() {
-        let (key, value) = key_value(word, "task=")?;
+        let (key, value) = key_value(word, &mut seen, "task=")?;
         match (key, scenario.names.get(value.text)) {
             ("task", Some(Named::Task(task))) => thread = Some(task),
             ("task", _) => {

@@ -67,11 +67,24 @@ pub fn run(
     Ok(Report { ok, steps, cost: session.machine.cost() - before })
 }
 
-fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepReport, ScenarioError> {
+/// What a line came to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Performed {
+    /// The outcome; `None` if the line names a counter that was never opened.
+    pub outcome: Option<Outcome>,
+    /// The steps, numbered from 1, if they were asked for.
+    pub steps: Vec<String>,
+}
+
+/// Performs a line with its interruption, and binds the name that it expects.
+pub(super) fn perform_line(session: &mut Session, line: &Line, with_steps: bool) -> Result<Performed, ScenarioError> {
     let error = |message| ScenarioError { line: line.number, column: line.column, message };
     let mut watch = Watch { steps: with_steps.then(Vec::new), count: 0, interruption: None, failed: None };
     if let Some((at, event)) = &line.interruption {
         let resolved = session.resolve(event);
+        if let Some(Event::Fork { child, .. }) = resolved {
+            session.add_child(child);
+        }
         watch.interruption =
             Some((*at, resolved.ok_or_else(|| error("the interruption names a closed counter".into()))?));
     }
@@ -82,17 +95,21 @@ fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepR
     if let Some((at, _)) = watch.interruption {
         return Err(error(format!("@{at} is never reached: the event takes {} steps", watch.count)));
     }
+    if let (Some(Expectation::Bind(symbol)), Some(Outcome::Bound(id))) = (&line.expectation, &outcome) {
+        session.bind(*symbol, *id);
+    }
+    Ok(Performed { outcome, steps: watch.steps.unwrap_or_default() })
+}
+
+fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepReport, ScenarioError> {
+    let Performed { outcome, steps: trace } = perform_line(session, line, with_steps)?;
     let event = show_event(&line.event, &session.names);
     let expected = line.expectation.as_ref().map(|expectation| show_expectation(expectation, &session.names));
-    let trace = watch.steps.unwrap_or_default();
     let Some(outcome) = outcome else {
         let observed = "the counter was never opened".to_owned();
         let ok = expected.as_ref().map(|_| false);
         return Ok(StepReport { line: line.number, event, expected, observed, ok, refusal: None, trace });
     };
-    if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
-        session.bind(*symbol, *id);
-    }
     let ok = line.expectation.as_ref().map(|wanted| wanted.holds(&outcome, |id| session.symbol(id)));
     let refusal = match &outcome {
         Outcome::Refused(refusal) if refusal.holders.is_empty() => Some(refusal.rule.to_owned()),

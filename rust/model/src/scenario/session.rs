@@ -2,6 +2,7 @@
 
 use super::lex::words;
 use super::parse::{Line, parse_line};
+use super::run::{Performed, perform_line};
 use super::{Names, ScenarioError};
 use crate::{Capabilities, CounterId, CpuId, Event, Machine, Misuse, Options, Outcome, Policy, Probe, TaskId, VcpuId};
 
@@ -66,6 +67,26 @@ impl Session {
         parse_line(&words, &mut self.names)
     }
 
+    /// Reads a line and performs it, with its steps. A name that came to nothing is free again.
+    ///
+    /// # Errors
+    ///
+    /// The line is wrong, or makes no sense now: nothing was done.
+    pub fn line(&mut self, text: &str) -> Result<(Line, Performed), ScenarioError> {
+        let names = self.names.clone();
+        let line = self.parse(text)?;
+        let performed = perform_line(self, &line, true);
+        let made = |performed: &Performed| match line.event {
+            Event::PerfEventOpen { .. } => matches!(performed.outcome, Some(Outcome::Bound(_))),
+            Event::Fork { .. } => performed.outcome == Some(Outcome::Ok),
+            _ => true,
+        };
+        if !performed.as_ref().is_ok_and(made) {
+            self.names = names;
+        }
+        performed.map(|performed| (line, performed))
+    }
+
     /// Performs an event whose counters are symbols. `None` if it names a counter that was never opened.
     ///
     /// # Errors
@@ -116,9 +137,9 @@ impl Session {
     }
 
     /// A child that `fork` names is in the table from then on, running nowhere.
-    fn add_child(&mut self, child: TaskId) {
+    pub(super) fn add_child(&mut self, child: TaskId) {
         while self.machine.tasks.len() <= child.index() {
-            self.machine.add_sleeping_task(CpuId(0), Capabilities::Root);
+            self.machine.add_unborn_task();
         }
     }
 
@@ -141,6 +162,7 @@ impl Session {
             }
             Misuse::InGuest(cpu, _) => format!("{}: vm_exit comes first", runs(cpu)),
             Misuse::Exited(task) => format!("{} has exited", self.names.task(task)),
+            Misuse::Unborn(task) => format!("{} was never born: its fork was refused", self.names.task(task)),
             Misuse::Closed(counter) => format!("{} is closed", self.counter_name(counter)),
             Misuse::OtherCpu(task, cpu) => {
                 format!("{} belongs to cpu{}: migrate comes first", self.names.task(task), cpu.0)

@@ -1,0 +1,66 @@
+"""`debugreg conform`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from debugreg import _cli
+from debugreg._conform import conform as conform_worlds
+
+if TYPE_CHECKING:
+    from debugreg._conform import Conformance
+
+
+@_cli.command(example="debugreg conform --on kernel --count 1000 scenarios/host/*.scn")
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option(
+    "--on", type=click.Choice(["kernel"]), default="kernel", show_default=True, help="With which world to compare."
+)
+@click.option("--count", type=click.IntRange(0, 2**64 - 1), default=100, show_default=True, help="Random scenarios.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=1, show_default=True, help="What they are determined by."
+)
+@click.option("--hazardous", is_flag=True, help="Perform what can harm the host, too.")
+def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, hazardous: bool, as_json: bool) -> int:
+    """Compare the model with the kernel that is running.
+
+    Performs scenarios, and then random ones, in the model and in that world. A difference is made as short as it can
+    be, and printed as a scenario.
+
+    Exit code 0 if nothing differs, 1 if something does, 2 if a file has a mistake, 3 if the world is not available.
+    """
+    with _cli.progress(f"comparing with the {on}") as tell:
+        total = len(files) + count
+        result = conform_worlds(
+            files,
+            count=count,
+            seed=seed,
+            hazardous=hazardous,
+            progress=lambda done, differences: tell(f"({differences} differences)", done, total),
+        )
+    if as_json:
+        _cli.print_json(result.to_dict())
+    else:
+        _show(result)
+    return 0 if result else 1
+
+
+def _show(result: Conformance) -> None:
+    from rich.text import Text
+
+    console = _cli.console()
+    for one in result.differences:
+        for number, line in enumerate(one.scenario.splitlines(), start=1):
+            if number == one.line:
+                console.print(Text(f"{line}   # observed: {one.observed}", style="bold red"), soft_wrap=True)
+            else:
+                console.print(Text(line), soft_wrap=True)
+        console.print()
+    for text in result.disturbed:
+        title = text.partition("\n")[0].lstrip("# ")
+        console.print(Text(f"differed once and not again, somebody disturbed the machine: {title}", style="dim"))
+    many = len(result.differences)
+    verdict = f"[red]{many} difference{'s' if many != 1 else ''}" if many else "[green]no difference"
+    console.print(f"{result.scenarios:,} scenarios, {result.steps:,} lines observed: {verdict}")

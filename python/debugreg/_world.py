@@ -1,0 +1,60 @@
+"""The world `kernel`: scenarios performed on the kernel that is running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from debugreg import _core
+from debugreg._cost import Cost
+from debugreg._scenario import ScenarioReport, StepReport, mistake_in, read_text
+from debugreg.errors import WorldError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["raise_trouble", "run_on_kernel"]
+
+
+def run_on_kernel(files: Sequence[str], *, hazardous: bool) -> list[ScenarioReport]:
+    """Run scenarios on the kernel that is running.
+
+    Nothing of them is left behind: no process, no event, no slot.
+
+    Raises:
+        ScenarioError: A file has a mistake.
+        OSError: A file cannot be read.
+        WorldError: This machine or this user cannot have the world.
+    """
+    world = _core.KernelWorld()
+    reports: list[ScenarioReport] = []
+    try:
+        for file in files:
+            result, trouble = world.run(read_text(Path(file)), hazardous)
+            if result is None:
+                raise_trouble(trouble, file)
+            ok, lines = result
+            steps = tuple(
+                StepReport(line, event, expected, observed, held, None, (), unobserved)
+                for line, event, expected, observed, held, unobserved in lines
+            )
+            reports.append(ScenarioReport(file, "linux", _vendor(), ok, steps, Cost(0, 0, 0, 0, 0), "kernel"))
+    finally:
+        world.close()
+    return reports
+
+
+def raise_trouble(trouble: tuple[str, int, int, str] | None, file: str = "") -> NoReturn:
+    """Raise what the extension module says went wrong."""
+    kind, line, column, message = trouble or ("broken", 0, 0, "the world broke down")
+    if kind == "scenario":
+        raise mistake_in(file, (line, column, message))
+    raise WorldError(message, path=file or None if kind == "broken" else None)
+
+
+def _vendor() -> str:
+    """Return whose CPU this is."""
+    try:
+        return "intel" if "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else "amd"
+    except OSError:
+        return "amd"

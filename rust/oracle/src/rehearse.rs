@@ -1,0 +1,117 @@
+//! A scenario in the model first: what it comes to there, and whether it could harm a kernel.
+
+use debugreg::Dr;
+use debugreg_model::scenario::{Expectation, Scenario, Session, show_event, show_outcome};
+use debugreg_model::{CpuId, Event, Machine, Mark, Options, Outcome, Policy, Probe, Step};
+
+use crate::report::POLICY;
+
+/// A session in which a scenario's tasks are, and nothing has happened.
+pub(crate) fn session(scenario: &Scenario) -> Session {
+    let options = Options { ..scenario.options };
+    let mut session = Session::new(options, policy());
+    session.names = scenario.names.clone();
+    for task in &scenario.tasks {
+        let id = session.machine.add_task(task.cpu, task.capabilities);
+        session.machine.set_32bit(id, task.is_32bit);
+    }
+    for vcpu in &scenario.vcpus {
+        session.machine.add_vcpu(vcpu.task);
+    }
+    session
+}
+
+pub(crate) fn policy() -> Policy {
+    Policy::parse(POLICY).expect("there is such a policy")
+}
+
+/// Sees whether a counter is to be put into a register, and there is none: the kernel warns then, and some panic.
+#[derive(Debug, Default)]
+pub(crate) struct Overcommit {
+    pending: bool,
+    pub(crate) seen: bool,
+}
+
+impl Overcommit {
+    /// An event is over.
+    pub(crate) fn end(&mut self) -> bool {
+        self.seen |= std::mem::take(&mut self.pending);
+        self.seen
+    }
+}
+
+impl Probe for Overcommit {
+    fn step(&mut self, _: CpuId, step: Step) {
+        if let Step::WriteDr(Dr::Address(_), _) = step {
+            self.pending = false;
+        }
+    }
+
+    fn mark(&mut self, _: &Machine, _: CpuId, mark: Mark) {
+        self.seen |= std::mem::replace(&mut self.pending, matches!(mark, Mark::Install(_)));
+    }
+}
+
+/// The first line that would over-commit the registers.
+pub(crate) fn first_hazard(scenario: &Scenario) -> Option<usize> {
+    let mut session = session(scenario);
+    let mut probe = Overcommit::default();
+    for (at, line) in scenario.lines.iter().enumerate() {
+        let outcome = session.perform(&line.event, &mut probe).ok()??;
+        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
+            session.bind(*symbol, *id);
+        }
+        if probe.end() {
+            return Some(at);
+        }
+    }
+    None
+}
+
+/// A scenario whose every line expects what it comes to in the model, or `None` if that cannot be written.
+pub(crate) fn annotated(scenario: &Scenario) -> Option<String> {
+    let mut session = session(scenario);
+    let mut head = scenario.clone();
+    head.lines.clear();
+    let mut text = head.to_string();
+    for line in &scenario.lines {
+        if line.interruption.is_some() {
+            return None;
+        }
+        let event = show_event(&line.event, &session.names);
+        let outcome = session.perform(&line.event, &mut ()).ok()??;
+        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
+            session.bind(*symbol, *id);
+        } else if let Outcome::Bound(id) = outcome {
+            session.name_counter(&format!("unnamed{}", id.0), id).ok()?;
+        }
+        text += &event;
+        if let Some(expectation) = expectation(&line.event, &outcome, &session) {
+            text += " => ";
+            text += &expectation;
+        }
+        text.push('\n');
+    }
+    Some(text)
+}
+
+/// The outcome as an expectation, if the language has one.
+pub(crate) fn expectation(event: &Event, outcome: &Outcome, session: &Session) -> Option<String> {
+    match outcome {
+        Outcome::Hits { sigtrap: Some(dr6), .. } => Some(format!("sigtrap dr6={dr6:#010x}")),
+        // A counter and its copy can be hit by one access.
+        Outcome::Hits { counters, .. } if !counters.is_empty() => {
+            let mut names: Vec<_> = counters.iter().map(|&id| session.counter_name(id)).collect();
+            names.sort_unstable();
+            names.dedup();
+            Some(format!("hit {}", names.join(" ")))
+        }
+        Outcome::Slots(_) => {
+            let text = show_outcome(outcome, session);
+            // A tracer's counter has no name in the language.
+            (!text.contains('-')).then_some(text)
+        }
+        _ if matches!(event, Event::Registers(_) | Event::Hardware(_) | Event::Owed(_)) => None,
+        _ => Some(show_outcome(outcome, session)),
+    }
+}

@@ -1,0 +1,153 @@
+//! What was observed of a scenario, beside what it expects.
+
+use debugreg_model::scenario::{self, Expectation, Line, Names, Scenario};
+use debugreg_model::{CounterId, Holder, Outcome, Policy};
+
+use crate::{Error, Going, World, rehearse};
+
+/// The policy of the model that the running kernel is compared with.
+pub(crate) const POLICY: &str = "linux";
+
+/// What came of a line on the running kernel.
+#[derive(Clone, PartialEq, Debug)]
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), allow(dead_code, reason = "nothing is seen there"))]
+pub(crate) enum Seen {
+    /// As the model says it.
+    Outcome(Outcome),
+    /// Who has the slots of a CPU, in their order; where there are holes does not show.
+    Order(Vec<CounterId>),
+    /// SIGTRAP killed the task, and nobody could read its DR6; whom it hit besides.
+    Killed(Vec<CounterId>),
+    /// An errno that the model does not know.
+    Errno(i32),
+    /// Nothing, and why.
+    Unobserved(String),
+}
+
+/// What came of a scenario.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Whether no expectation failed and one held.
+    pub ok: bool,
+    /// Line by line.
+    pub steps: Vec<StepReport>,
+}
+
+/// What came of a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StepReport {
+    /// Its number in the file.
+    pub line: u32,
+    /// The event, as the language writes it.
+    pub event: String,
+    /// The expectation, if there is one.
+    pub expected: Option<String>,
+    /// The outcome, as an expectation would write it; `None` if it cannot be observed.
+    pub observed: Option<String>,
+    /// Whether the expectation held; `None` without one, and if that cannot be observed.
+    pub ok: Option<bool>,
+    /// Why it cannot be observed.
+    pub unobserved: Option<String>,
+}
+
+/// Performs a scenario on the running kernel. `hazardous` ones, which can harm it, only if the caller says so.
+///
+/// # Errors
+///
+/// A mistake in the file, and everything that keeps the world from going on.
+pub fn run(world: &mut World, parsed: &Scenario, hazardous: bool, going: &mut Going<'_>) -> Result<Report, Error> {
+    let newest = rehearse::policy();
+    let meant = |name: &String| Policy::parse(name).is_ok_and(|policy| policy == newest);
+    if !parsed.policies.is_empty() && !parsed.policies.iter().any(meant) {
+        let model = scenario::run(parsed, Policy::parse(&parsed.policies[0]).unwrap_or(newest), None, false)?;
+        let why = Seen::Unobserved(format!("the file is about {}, not about this kernel", parsed.policies.join(", ")));
+        return Ok(report(parsed, &model, &vec![why; parsed.lines.len()]));
+    }
+    // The model finds the mistakes that show only when the file runs.
+    let model = scenario::run(parsed, newest, None, false)?;
+    let seen = world.perform(parsed, hazardous, going)?;
+    Ok(report(parsed, &model, &seen))
+}
+
+fn report(parsed: &Scenario, model: &scenario::Report, seen: &[Seen]) -> Report {
+    let steps = parsed.lines.iter().zip(&model.steps).zip(seen).map(|((line, told), seen)| {
+        let ok = judge(line, seen, &parsed.names);
+        let (observed, unobserved) = match seen {
+            Seen::Unobserved(why) => (None, Some(why.clone())),
+            seen => (Some(show(seen, &parsed.names)), None),
+        };
+        let expected = told.expected.clone();
+        StepReport { line: line.number, event: told.event.clone(), expected, observed, ok, unobserved }
+    });
+    let steps: Vec<_> = steps.collect();
+    let ok = steps.iter().all(|step| step.ok != Some(false)) && steps.iter().any(|step| step.ok == Some(true));
+    Report { ok, steps }
+}
+
+/// Whether a line's expectation holds.
+fn judge(line: &Line, seen: &Seen, names: &Names) -> Option<bool> {
+    let expectation = line.expectation.as_ref()?;
+    let symbol = |id: CounterId| (id.index() < names.counters()).then_some(id);
+    match (seen, expectation) {
+        (Seen::Unobserved(_), _) => None,
+        (Seen::Outcome(outcome), _) => Some(expectation.holds(outcome, symbol)),
+        (Seen::Errno(_), _) => Some(*expectation == Expectation::Refused),
+        (Seen::Killed(_), _) => Some(matches!(expectation, Expectation::Sigtrap(_))),
+        (Seen::Order(order), Expectation::Slots(fields)) => {
+            let mut slots = fields.clone();
+            slots.sort_by_key(|&(slot, _)| slot);
+            let expected: Vec<_> = slots
+                .iter()
+                .filter_map(|&(_, holder)| match holder {
+                    Holder::Counter(id) => Some(id),
+                    _ => None,
+                })
+                .collect();
+            // A field that is free may be anybody's.
+            if slots.len() == 4 || expected.len() == order.len() {
+                Some(expected == *order)
+            } else {
+                let mut rest = order.iter();
+                let possible = expected.iter().all(|id| rest.any(|other| other == id));
+                if possible { None } else { Some(false) }
+            }
+        }
+        (Seen::Order(_), _) => Some(false),
+    }
+}
+
+fn show(seen: &Seen, names: &Names) -> String {
+    let name =
+        |id: &CounterId| if id.index() < names.counters() { names.counter(*id).to_owned() } else { "?".to_owned() };
+    let hits = |counters: &[CounterId], then: Option<String>| {
+        let hit: Vec<_> = counters.iter().map(name).collect();
+        let hit = (!hit.is_empty()).then(|| format!("hit {}", hit.join(" ")));
+        let parts: Vec<_> = hit.into_iter().chain(then).collect();
+        if parts.is_empty() { "nothing".to_owned() } else { parts.join(" ") }
+    };
+    match seen {
+        Seen::Outcome(outcome) => match outcome {
+            Outcome::Ok => "ok".to_owned(),
+            Outcome::Value(value) if *value < 10 => value.to_string(),
+            Outcome::Value(value) => format!("{value:#x}"),
+            Outcome::Bound(id) => name(id),
+            Outcome::Refused(refusal) => refusal.errno.name(),
+            Outcome::Hits { counters, sigtrap } => {
+                hits(counters, sigtrap.map(|dr6| format!("sigtrap dr6={dr6:#010x}")))
+            }
+            Outcome::Slots(slots) => {
+                let slots = (0..).zip(slots).map(|(slot, holder)| match holder {
+                    Holder::Counter(id) => format!("s{slot}={}", name(id)),
+                    Holder::Kgdb => format!("s{slot}=kgdb"),
+                    Holder::Nobody => format!("s{slot}=none"),
+                });
+                slots.collect::<Vec<_>>().join(" ")
+            }
+            other => format!("{other:?}"),
+        },
+        Seen::Order(order) => format!("in this order: {}", order.iter().map(name).collect::<Vec<_>>().join(" ")),
+        Seen::Killed(counters) => hits(counters, Some("sigtrap".to_owned())),
+        Seen::Errno(errno) => format!("errno {errno}"),
+        Seen::Unobserved(_) => "unobserved".to_owned(),
+    }
+}
