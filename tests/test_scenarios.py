@@ -208,7 +208,7 @@ def test_the_vendor_makes_a_difference(cli_json, write_scenario):
 
 
 def test_a_name_in_brackets_is_a_name(cli, write_scenario, tmp_path):
-    for file in ("[bold]x.scn", "a[/]b.scn"):
+    for file in ("[bold]x.scn", "a[b]c.scn"):
         done = cli("run", write_scenario("cpu0 nmi => ok\n", file), cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"{tmp_path}/{file} holds" in done.stdout

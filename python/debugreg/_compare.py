@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from debugreg import _core
 from debugreg._cost import WEIGHT
-from debugreg.errors import Interrupted
 from debugreg._replay import Replay, read_trace, replay_one
+from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

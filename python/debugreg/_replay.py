@@ -213,7 +213,8 @@ def replay(
         for path in paths:
             trace = read_trace(path)
             for name in names:
-                replays.append(replay_one(trace, path, name, vendor, verify=verify, progress=progress))
+                replay = replay_one(trace, path, name, vendor, verify=verify, progress=progress)
+                replays.append(replay)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(replays) from interrupt
     return replays

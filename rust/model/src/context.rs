@@ -143,10 +143,13 @@ impl Machine {
         }
         for class in [Class::PINNED, Class::FLEXIBLE] {
             if new.has(class) {
-                let count = self.class(id, class).len();
-                for at in 0..count {
-                    let counter = self.class(id, class)[at];
+                let mut at = 0;
+                while let Some(&counter) = self.class(id, class).get(at) {
                     self.sched_in_counter(cpu, id, counter, probe);
+                    // An interruption may have closed a counter; the next one then stands where this one stood.
+                    if self.class(id, class).get(at) == Some(&counter) {
+                        at += 1;
+                    }
                 }
             }
         }
