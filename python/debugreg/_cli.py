@@ -154,8 +154,10 @@ def run() -> int:
     except click.Abort:  # What click makes of KeyboardInterrupt.
         code = 130
     except click.UsageError as error:
-        hint = f". Try '{error.ctx.command_path} --help'." if error.ctx else ""
-        code = _mistake(error.format_message().removesuffix(".") + hint)
+        message = error.format_message().removesuffix(".")
+        if error.ctx:
+            message += ("" if message.endswith("?") else ".") + f" Try '{error.ctx.command_path} --help'."
+        code = _mistake(message)
     except click.ClickException as error:
         code = _mistake(error.format_message())
     except WorldError as error:

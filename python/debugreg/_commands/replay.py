@@ -20,7 +20,7 @@ _SHOWN = 10
 """How many differences a page shows; `--json` has them all."""
 
 
-@_cli.command(example="debugreg replay trace.txt.gz --policy skip --verify")
+@_cli.command(example="debugreg replay trace.txt.gz --verify")
 @click.argument("traces", nargs=-1, required=True, metavar="TRACE...")
 @_cli.policy_option(f"Under which policy; may be given several times. Default: {DEFAULT_POLICY}.")
 @_cli.vendor_option

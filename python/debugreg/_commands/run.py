@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from debugreg._scenario import ScenarioReport, StepReport
 
 
-@_cli.command(example="debugreg run scenarios/mail/*.scn --policy skip --policy linux --steps")
+@_cli.command(example="debugreg run scenarios/mail/*.scn --steps")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @_cli.policy_option("Under which policy; may be given several times. Default: the file's own, else linux.")
 @_cli.vendor_option

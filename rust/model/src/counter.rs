@@ -122,13 +122,15 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// The attributes with the changes made, and whether a field would change that is fixed for life.
+    /// The attributes with the changes made, and whether a field would change that is fixed for life. The address is
+    /// judged with the `exclude_kernel` that is asked for, before anything looks whether that may change.
     pub(crate) fn applied_to(self, attr: Attr) -> (Attr, bool) {
         let wanted = Attr {
             bp_type: self.bp_type.unwrap_or(attr.bp_type),
             bp_addr: self.bp_addr.unwrap_or(attr.bp_addr),
             bp_len: self.bp_len.unwrap_or(attr.bp_len),
             disabled: self.disabled.unwrap_or(attr.disabled),
+            exclude_kernel: self.exclude_kernel.unwrap_or(attr.exclude_kernel),
             ..attr
         };
         let changes = |wanted: Option<bool>, has: bool| wanted.is_some_and(|wanted| wanted != has);

@@ -11,15 +11,15 @@ use crate::step::Probe;
 use crate::thread::Thread;
 use crate::{ContextId, CounterId, CpuId, TaskId};
 
-/// What a task may do.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+/// What a task may do; each may what those before it may.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Capabilities {
-    /// Everything.
-    Root,
-    /// CAP_PERFMON only.
-    Perfmon,
     /// Nothing.
     None,
+    /// CAP_PERFMON only.
+    Perfmon,
+    /// Everything.
+    Root,
 }
 
 /// Where a task stands.
@@ -222,10 +222,10 @@ impl Machine {
         self.tasks[task.index()].cpu = cpu;
     }
 
-    /// A refusal of a task-to-task call for lack of rights.
+    /// A refusal of a task-to-task call for lack of rights: the tracee's capabilities must be among the tracer's
+    /// (`cap_ptrace_access_check`).
     pub(crate) fn may_trace(&self, tracer: TaskId, tracee: TaskId) -> Result<(), Refusal> {
-        let unprivileged = self.task(tracer).capabilities != Capabilities::Root;
-        if tracer == tracee || unprivileged && self.task(tracee).capabilities == Capabilities::Root {
+        if tracer == tracee || self.task(tracer).capabilities < self.task(tracee).capabilities {
             return Err(Refusal::new(Errno::EPERM, "a task cannot trace itself, nor one with more rights"));
         }
         Ok(())

@@ -464,9 +464,7 @@ impl Walk {
             Event::Modify(id, _)
                 if self.machine.policy.host == HostHalf::Perf && self.leaves_copies_apart(id, event) =>
             {
-                Some(
-                    "M7 and 7.3: a refused change stops or starts the original and no copy; a swap then exchanges the two",
-                )
+                Some("M7 and 7.3: a refused change stops or starts the original, no copy; a swap exchanges the two")
             }
             _ => None,
         }
@@ -522,9 +520,9 @@ impl Walk {
         }
     }
 
-    /// M1: a context that changed hands has brought more counters to a CPU than it has registers. What is armed is part of
-    /// what is owed, and for the rest of the walk nothing can be said: a flexible counter that found no register waits
-    /// for the next scheduling point.
+    /// M1: a context that changed hands has brought more counters to a CPU than it has registers. What is armed is part
+    /// of what is owed, and for the rest of the walk nothing can be said: a flexible counter that found no register
+    /// waits for the next scheduling point.
     fn is_over_committed(&self) -> Result<bool, TestCaseError> {
         for cpu in (0..CPUS).map(CpuId) {
             let announced = self.machine.slots(cpu).iter().filter(|&&holder| holder == Holder::Kgdb).count();

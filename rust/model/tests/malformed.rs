@@ -1,7 +1,7 @@
 //! Every malformed scenario of the repository is refused at the place, and in the words, that its table says.
 //!
-//! `tests/test_malformed.py` checks the same table through the command line. A file that is not UTF-8 never reaches this
-//! crate.
+//! `tests/test_malformed.py` checks the same table through the command line. A file that is not UTF-8 never reaches
+//! this crate.
 
 use std::path::Path;
 

@@ -121,9 +121,9 @@ pub struct Trace {
     pub acts: Vec<(u32, u32)>,
     /// The truth.
     pub truth: Vec<Truth>,
-    /// Pids whose breakpoints the trace does not show being asked for: opened before it begins, or by a call whose probe
-    /// could not read its argument. What such a task does to registers is not determined.
-    pub foreign: HashSet<i32>,
+    /// Tasks of whose breakpoints or guests something is set that the trace does not show: from before it begins, or by a
+    /// call whose probe could not read its argument.
+    pub unknown: Vec<Unknown>,
     /// Names of the phases.
     pub phases: Vec<String>,
     /// What the reader passed over.
@@ -162,9 +162,10 @@ impl Trace {
             reading.record(record.line, record.cpu, record.pid, record.event);
         }
         reading.acts.sort_unstable();
-        let foreign = foreign(&reading.rows, &reading.truth);
+        let mut unknown = strangers(&reading.rows, &reading.truth);
+        unknown.extend(debugged_before(&reading.rows, &reading.debug_exits));
         Trace {
-            foreign,
+            unknown,
             name: name.to_owned(),
             vendor: vendor(bytes),
             cpus: reading.windows.len().max(1),
@@ -178,13 +179,31 @@ impl Trace {
     }
 }
 
-/// The tasks to whom the truth shows a breakpoint come or go that no line before has asked for.
-fn foreign(rows: &[Row], truth: &[Truth]) -> HashSet<i32> {
+/// For which lines it is not determined what a task does to registers.
+#[derive(Clone, Debug)]
+pub struct Unknown {
+    /// The task.
+    pub pid: i32,
+    /// From this line.
+    pub from: u32,
+    /// To this line, which is included.
+    pub to: u32,
+}
+
+/// The tasks to whom the truth shows a breakpoint come or go that no line before has asked for: from the call whose probe
+/// could not read its argument, or the beginning, to the breakpoint's last going.
+fn strangers(rows: &[Row], truth: &[Truth]) -> Vec<Unknown> {
     let mut asked = HashSet::new();
+    let mut faulted = 0;
     let mut next = rows.iter().peekable();
-    let mut foreign = HashSet::new();
+    let mut strangers: HashMap<i32, Unknown> = HashMap::new();
     for truth in truth {
         while let Some(row) = next.next_if(|row| row.line < truth.line) {
+            if let Input::Open { attr, .. } | Input::Modify { attr, .. } = row.input
+                && attr.bp_addr.is_none()
+            {
+                faulted = row.line;
+            }
             asked.extend(match row.input {
                 Input::Open { attr, .. } | Input::Modify { attr, .. } => attr.bp_addr,
                 Input::Poke { dr: 0..=3, value, .. } => Some(value),
@@ -198,22 +217,29 @@ fn foreign(rows: &[Row], truth: &[Truth]) -> HashSet<i32> {
             Done::Uninstall(address) => (address, true),
             Done::Restore | Done::Sync => continue,
         };
-        if !asked.contains(&address)
-            && let Ok(at) = rows.binary_search_by_key(&truth.window, |row| row.line)
-        {
-            foreign.insert(match rows[at].input {
-                Input::Switch { prev, next } => {
-                    if goes {
-                        prev
-                    } else {
-                        next
-                    }
-                }
-                _ => rows[at].pid,
-            });
+        let Ok(at) = rows.binary_search_by_key(&truth.window, |row| row.line) else { continue };
+        if asked.contains(&address) {
+            continue;
         }
+        let pid = match rows[at].input {
+            Input::Switch { prev, .. } if goes => prev,
+            Input::Switch { next, .. } => next,
+            _ => rows[at].pid,
+        };
+        // What came and has not gone is there to the end.
+        let to = if goes { truth.window } else { u32::MAX };
+        strangers.entry(pid).or_insert(Unknown { pid, from: faulted, to }).to = to;
     }
-    foreign
+    strangers.into_values().collect()
+}
+
+/// The tasks whose guest is seen to be debugged before a line says that it is: to the line that says how it goes on.
+fn debugged_before(rows: &[Row], exits: &[i32]) -> Vec<Unknown> {
+    let to = |pid| {
+        let set = rows.iter().find(|row| row.pid == pid && matches!(row.input, Input::SetGuestDebug { .. }));
+        set.map_or(u32::MAX, |row| row.line)
+    };
+    exits.iter().map(|&pid| Unknown { pid, from: 0, to: to(pid) }).collect()
 }
 
 /// SVM's exit reasons are written small (or with EXIT_ by trace-cmd), VMX's in capitals.
@@ -248,6 +274,10 @@ struct Reading {
     modifies: HashMap<i32, usize>,
     /// By CPU: the row of the last exit.
     exits: HashMap<u16, usize>,
+    /// Tasks whose `KVM_RUN` returned for the debugger before they set one.
+    debug_exits: Vec<i32>,
+    /// Tasks that have set one.
+    debuggers: HashSet<i32>,
     /// By pid: the row that preempted it first since its last voluntary switch.
     preempted: HashMap<i32, usize>,
 }
@@ -351,7 +381,16 @@ impl Reading {
                 Input::Nothing
             }
             Event::SetDebugregs { db, dr6, dr7, .. } => Input::SetDebugregs { db, dr6, dr7 },
-            Event::SetGuestDebug { control, dr, dr7 } => Input::SetGuestDebug { control, dr, dr7 },
+            Event::SetGuestDebug { control, dr, dr7 } => {
+                self.debuggers.insert(pid);
+                Input::SetGuestDebug { control, dr, dr7 }
+            }
+            Event::UserspaceExit { reason: "KVM_EXIT_DEBUG" } => {
+                if self.debuggers.insert(pid) {
+                    self.debug_exits.push(pid);
+                }
+                Input::Nothing
+            }
             Event::Phase { name, .. } => {
                 self.phases.push(name.to_owned());
                 Input::Phase(self.phases.len() - 1)

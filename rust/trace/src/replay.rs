@@ -10,7 +10,7 @@ use debugreg_model::{
 
 use crate::ftrace::BpAttr;
 use crate::guest::{Mov, Run, runs};
-use crate::input::{Input, Row, Trace, Why};
+use crate::input::{Input, Row, Trace, Unknown, Why};
 use crate::observe::{Observed, Observer};
 use crate::verify::{Predictions, Verify, verify};
 
@@ -188,10 +188,12 @@ impl<'a> Replayer<'a> {
         self.watch.line = row.line;
         self.know(cpu, row.pid);
         if let Some(predictions) = &mut self.watch.predictions {
-            let foreign = |pid: i32| self.trace.foreign.contains(&pid);
-            let known = !foreign(row.pid)
-                && !matches!(row.input, Input::Switch { prev, next } if foreign(prev) || foreign(next));
-            predictions.open_window(cpu, row.line, known);
+            let unknown = |unknown: &Unknown| {
+                (unknown.from..=unknown.to).contains(&row.line)
+                    && (unknown.pid == row.pid
+                        || matches!(row.input, Input::Switch { next, .. } if next == unknown.pid))
+            };
+            predictions.open_window(cpu, row.line, !self.trace.unknown.iter().any(unknown));
         }
         self.input(row, cpu);
     }

@@ -197,8 +197,10 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions) -> Verify {
         let last = trace.rows.iter().rev().find(|row| usize::from(row.cpu) == cpu).map_or(0, |row| row.line);
         compare_windows(&mut verify, cpu, predicted, &observed, last);
     }
-    if trace.steps.is_some() && !trace.foreign.is_empty() {
-        verify.undetermined.push((0, "every MOV DR: registers hold addresses from before the trace".to_owned()));
+    if trace.steps.is_some() && !trace.unknown.is_empty() {
+        verify
+            .undetermined
+            .push((0, "every MOV DR: registers hold what the trace does not show being asked for".to_owned()));
     } else if trace.steps.is_some() {
         let observed = truth::segments(trace);
         let mut score = Score::default();
@@ -222,7 +224,7 @@ fn compare_windows(verify: &mut Verify, cpu: usize, predicted: &Predicted, obser
         let (here_o, rest_o) = o.split_at(of(o));
         (p, o) = (rest_p, rest_o);
         if window == 0 || predicted.unknown.contains(&window) {
-            let why = "a task acts here whose breakpoints the trace does not show being asked for";
+            let why = "a task acts here of whose breakpoints or guest the trace does not show all";
             verify.undetermined.push((window, why.to_owned()));
             continue;
         }
