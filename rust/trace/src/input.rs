@@ -218,7 +218,10 @@ fn strangers(rows: &[Row], truth: &[Truth]) -> Vec<Unknown> {
             Done::Restore | Done::Sync => continue,
         };
         let Ok(at) = rows.binary_search_by_key(&truth.window, |row| row.line) else { continue };
-        if asked.contains(&address) {
+        // A call that is known to ask for one address installs no other, unless that one has just made room.
+        let new = !strangers.contains_key(&rows[at].pid) && !goes;
+        let mistaken = new && matches!(rows[at].input, Input::Open { attr, .. } if attr.bp_addr.is_some());
+        if asked.contains(&address) || mistaken {
             continue;
         }
         let pid = match rows[at].input {
@@ -292,6 +295,7 @@ struct InFlight {
 }
 
 impl Reading {
+    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     fn record(&mut self, line: u32, cpu: u16, pid: i32, event: Event<'_>) {
         let input = match event {
             Event::Install { address, .. } => return self.done(line, cpu, Done::Install(address)),
