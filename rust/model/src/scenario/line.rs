@@ -57,11 +57,11 @@ fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut 
         "load" | "store" | "execute" => {
             let access = access(event, words)?;
             let [mode] = Arguments::read(words, &["mode"], &[])?.values;
-            let kernel = match mode {
+            let kernel = match mode.map(|mode| (mode, mode.text)) {
                 Some((_, "kernel")) => true,
                 None | Some((_, "user")) => false,
-                Some((word, text)) => {
-                    return Err(word.error(format!("mode: found '{text}', allowed are kernel and user")));
+                Some((mode, text)) => {
+                    return Err(mode.error(format!("mode: found '{text}', allowed are kernel and user")));
                 }
             };
             Event::TaskAccess { task, access, kernel }
@@ -114,7 +114,7 @@ fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Ev
         "vm_entry" => Event::VmEntry(vcpu),
         "vm_exit" => {
             let [reason] = Arguments::<1>::read(words, &["reason"], &[])?.values;
-            Event::VmExit(vcpu, ExitReason::named(reason.map_or("io", |(_, text)| text)))
+            Event::VmExit(vcpu, ExitReason::named(reason.map_or("io", |reason| reason.text)))
         }
         "load" | "store" | "execute" => {
             let access = access(event, words)?;
@@ -141,7 +141,9 @@ fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Ev
             let arguments = Arguments::<1>::read(words, &["cpl"], &[])?;
             let cpl = arguments.number(["cpl"], 0)?.unwrap_or(0);
             let cpl = u8::try_from(cpl).ok().filter(|&cpl| cpl < 4);
-            let cpl = cpl.ok_or_else(|| arguments.word(0).error("cpl: allowed is 0 to 3"))?;
+            let cpl = cpl.ok_or_else(|| {
+                arguments.word(0).error(format!("cpl: found {}, allowed is 0 to 3", arguments.word(0).text))
+            })?;
             match value {
                 Some(value) => Event::MovToDr { vcpu, dr, value, cpl },
                 None => Event::MovFromDr { vcpu, dr, cpl },
@@ -235,26 +237,24 @@ fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<E
     };
     let (task, cpu) = match arguments.values[3] {
         None => (Some(by), None),
-        Some((word, text)) => {
-            let part = |text, skip: usize| Word { text, column: word.column + 3 + skip as u32, ..word };
-            match text.split_once('@') {
-                Some((task, cpu)) => {
-                    let at = task.chars().count() + 1;
-                    (Some(names.task_of(part(task, 0))?), Some(names.cpu(part(cpu, at))?))
-                }
-                None if cpu_number(text).is_some() => (None, Some(names.cpu(part(text, 0))?)),
-                None => (Some(names.task_of(part(text, 0))?), None),
+        Some(on) => match on.text.split_once('@') {
+            Some((task, cpu)) => {
+                let column = on.column + task.chars().count() as u32 + 1;
+                let (task, cpu) = (Word { text: task, ..on }, Word { text: cpu, column, ..on });
+                (Some(names.task_of(task)?), Some(names.cpu(cpu)?))
             }
-        }
+            None if cpu_number(on.text).is_some() => (None, Some(names.cpu(on)?)),
+            None => (Some(names.task_of(on)?), None),
+        },
     };
     Ok(Event::PerfEventOpen { by, attr, task, cpu })
 }
 
-fn bp_type((word, text): (Word<'_>, &str)) -> Result<BpType, ScenarioError> {
+fn bp_type(value: Word<'_>) -> Result<BpType, ScenarioError> {
     BpType::ALL
         .into_iter()
-        .find(|bp_type| bp_type.name() == text)
-        .ok_or_else(|| word.error(format!("bp_type: found '{text}', allowed are r, w, rw and x")))
+        .find(|bp_type| bp_type.name() == value.text)
+        .ok_or_else(|| value.error(format!("bp_type: found '{}', allowed are r, w, rw and x", value.text)))
 }
 
 fn access(event: Word<'_>, words: &mut Words<'_>) -> Result<Access, ScenarioError> {
@@ -289,9 +289,9 @@ fn dr_name(word: Word<'_>) -> Result<u8, ScenarioError> {
         .ok_or_else(|| word.error(format!("found '{}', allowed is a register: DR0 to DR7", word.text)))
 }
 
-/// The `key=value` words and flags at the end of an event.
+/// The `key=value` words and flags at the end of an event; a value keeps its own column.
 struct Arguments<'a, const N: usize> {
-    values: [Option<(Word<'a>, &'a str)>; N],
+    values: [Option<Word<'a>>; N],
     flags: Vec<&'a str>,
 }
 
@@ -308,7 +308,10 @@ impl<'a, const N: usize> Arguments<'a, N> {
             let twice = || word.error(format!("'{}' is given twice", word.text));
             match word.text.split_once('=') {
                 Some((key, value)) => match keys.iter().position(|known| *known == key) {
-                    Some(at) if found.values[at].is_none() => found.values[at] = Some((word, value)),
+                    Some(at) if found.values[at].is_none() => {
+                        let column = word.column + key.chars().count() as u32 + 1;
+                        found.values[at] = Some(Word { text: value, column, ..word });
+                    }
                     Some(_) => return Err(twice()),
                     None => return Err(word.error(format!("found '{key}=', allowed are {}", allowed()))),
                 },
@@ -321,12 +324,10 @@ impl<'a, const N: usize> Arguments<'a, N> {
     }
 
     fn word(&self, at: usize) -> Word<'a> {
-        self.values[at].expect("a value that was read").0
+        self.values[at].expect("a value that was read")
     }
 
     fn number(&self, keys: [&str; N], at: usize) -> Result<Option<u64>, ScenarioError> {
-        let Some((word, text)) = self.values[at] else { return Ok(None) };
-        let column = word.column + keys[at].chars().count() as u32 + 1;
-        Word { text, column, ..word }.number(keys[at]).map(Some)
+        self.values[at].map(|value| value.number(keys[at])).transpose()
     }
 }
