@@ -471,6 +471,8 @@ impl Machine {
         self.remove_from_context(id, probe);
         if matches!(self.counter(id).origin, Origin::Inherited(_)) {
             self.bury(id);
+        } else {
+            self.counters[id.index()].state = State::Exit;
         }
     }
 

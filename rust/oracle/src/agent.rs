@@ -55,6 +55,9 @@ pub(crate) enum Op {
     Stepped = 11,
 }
 
+/// RET, which all memory of a scenario is full of.
+pub(crate) const RET: u8 = 0xc3;
+
 /// RFLAGS.TF: the first word of an access that is to be single-stepped.
 pub(crate) const TF: u64 = 1 << 8;
 

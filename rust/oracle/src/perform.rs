@@ -8,7 +8,7 @@ use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Refusal, TaskId,
 };
 
-use crate::agent::{Op, TF};
+use crate::agent::{Op, RET, TF};
 use crate::attr;
 use crate::channel::{Message, payload};
 use crate::report::Seen;
@@ -22,8 +22,6 @@ const ENABLE: u64 = 0x2400;
 const DISABLE: u64 = 0x2401;
 const MODIFY: u64 = 0x4008_240b;
 
-/// RET, which all memory is full of.
-const RET: u8 = 0xc3;
 const POPF: u8 = 0x9d;
 const INT1: u8 = 0xf1;
 
@@ -506,8 +504,7 @@ impl Performance<'_> {
                 (Message::call(libc::SYS_write, &[into, access.address, bytes]), drain)
             };
             self.tasks.call(task, &first)?;
-            let answer = self.tasks.call(task, &then)?;
-            return Ok(if answer.signals() > 0 { Fate::Signalled } else { Fate::Done });
+            return self.tasks.access(task, &then, false, None);
         }
         let Access { what, address, .. } = access;
         // Where the instruction itself, or what it loads, must be another than everywhere.
@@ -535,7 +532,8 @@ impl Performance<'_> {
         let count = if let Insn::Rep(count) = insn { count } else { 1 };
         let deadly = matches!(insn, Insn::PopfTf | Insn::Icebp);
         let message = Message::new(op, &[flags, address, bytes, count]).with(0, &[RET; 32]);
-        let fate = self.tasks.access(task, &message, deadly)?;
+        let once = (insn == Insn::Icebp).then_some(address);
+        let fate = self.tasks.access(task, &message, deadly, once)?;
         if let Some((at, bytes)) = special
             && fate != Fate::Killed
         {
@@ -579,7 +577,7 @@ impl Performance<'_> {
             counter.ring.as_ref().and_then(Ring::take_last);
         }
         let store = Message::new(Op::Store, &[0, address, 1]).with(0, &[RET; 32]);
-        let fate = self.tasks.access(task, &store, false)?;
+        let fate = self.tasks.access(task, &store, false, None)?;
         let mut order = Vec::new();
         for (at, (before, after)) in before.into_iter().zip(self.totals()).enumerate() {
             let counter = &mut self.counters[at];

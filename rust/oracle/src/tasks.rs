@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use debugreg_model::scenario::{Scenario, TaskDeclaration};
 use debugreg_model::{Capabilities, Event};
 
-use crate::agent::{Op, sigaction};
+use crate::agent::{Op, RET, sigaction};
 use crate::channel::{Message, payload};
 use crate::world::{Place, TASKS, WALL, World, fetch, round};
 use crate::{Error, Going};
@@ -397,8 +397,15 @@ impl<'w> Tasks<'w> {
         Ok(())
     }
 
-    /// Has an access made, and waits for what comes of it. A `deadly` one kills who has no tracer.
-    pub(crate) fn access(&mut self, id: usize, message: &Message, deadly: bool) -> Result<Fate, Error> {
+    /// Has an access made, and waits for what comes of it. A `deadly` one kills who has no tracer. An instruction at `once`
+    /// is another after it has trapped: some hypervisors return to an INT1, as if it were a fault.
+    pub(crate) fn access(
+        &mut self,
+        id: usize,
+        message: &Message,
+        deadly: bool,
+        once: Option<u64>,
+    ) -> Result<Fate, Error> {
         self.ready(id)?;
         self.world.pairs[id - 1].0.send(message)?;
         let (pid, tracer, haunted) = (self.task(id).pid, self.task(id).tracer, self.task(id).haunted);
@@ -424,6 +431,9 @@ impl<'w> Tasks<'w> {
                     if fate == Fate::Done {
                         let dr6 = self.peek(tracer, pid, 6)?.map_err(|errno| lost("PTRACE_PEEKUSER", errno))?;
                         fate = Fate::Trapped(dr6);
+                        if let Some(address) = once {
+                            self.set_memory(id, address, &[RET])?;
+                        }
                     }
                     self.ptrace(tracer, PTRACE_CONT, pid, 0, 0)?.map_err(|errno| lost("PTRACE_CONT", errno))?;
                     self.world.awake[self.task(id).at] = Some(id);
