@@ -135,9 +135,10 @@ impl Machine {
         if leads_on != cpu {
             return invalid("a group is of one CPU, or of any");
         }
-        // A counter of a CPU that was offline since is in no context any more, and still of one.
+        // By context, not by task: a swap (7.3) has given the leader's context to another. A counter of a CPU that was
+        // offline since is in no context any more, and still of one.
         let leads = context.or_else(|| self.joins(target, leads_on));
-        if target != task || leads.is_none() || leads != self.joins(task, cpu) {
+        if leads.is_none() || leads != self.joins(task, cpu) {
             return invalid("a group is of one context");
         }
         if attr.pinned {

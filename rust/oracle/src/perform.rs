@@ -8,7 +8,7 @@ use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Refusal, TaskId,
 };
 
-use crate::agent::{Op, RET, TF};
+use crate::agent::{INT1, Op, RET, TF};
 use crate::attr;
 use crate::channel::{Message, payload};
 use crate::report::Seen;
@@ -23,7 +23,6 @@ const DISABLE: u64 = 0x2401;
 const MODIFY: u64 = 0x4008_240b;
 
 const POPF: u8 = 0x9d;
-const INT1: u8 = 0xf1;
 
 /// The selector of user data, which MOV SS takes.
 const USER_DS: [u8; 2] = [0x2b, 0];
@@ -452,6 +451,11 @@ impl Performance<'_> {
             Insn::Xchg | Insn::Cmpxchg | Insn::Rep(_) => matches!(bytes, 1 | 2 | 4 | 8),
             Insn::MovSs => bytes == 2,
         };
+        // POPF stands right before it, where nobody may wait for it.
+        let before = access.address.wrapping_sub(1);
+        let stepped = insn == Insn::PopfTf && access.what == What::Execute;
+        let awaited = |counter: &Counter| counter.attr.bp_type == BpType::X && counter.attr.bp_addr == before;
+        let instruction = instruction && !(stepped && self.counters.iter().any(awaited));
         if !possible || !instruction || !self.tasks.lives(task) || !self.tasks.is_running(task) {
             let why = if possible { "this driver has no such access" } else { "nothing can be mapped there" };
             self.uncounted = Some(format!("an access before it was not performed: {why}"));
@@ -504,7 +508,7 @@ impl Performance<'_> {
                 (Message::call(libc::SYS_write, &[into, access.address, bytes]), drain)
             };
             self.tasks.call(task, &first)?;
-            return self.tasks.access(task, &then, false, None);
+            return self.tasks.access(task, &then, false);
         }
         let Access { what, address, .. } = access;
         // Where the instruction itself, or what it loads, must be another than everywhere.
@@ -532,8 +536,7 @@ impl Performance<'_> {
         let count = if let Insn::Rep(count) = insn { count } else { 1 };
         let deadly = matches!(insn, Insn::PopfTf | Insn::Icebp);
         let message = Message::new(op, &[flags, address, bytes, count]).with(0, &[RET; 32]);
-        let once = (insn == Insn::Icebp).then_some(address);
-        let fate = self.tasks.access(task, &message, deadly, once)?;
+        let fate = self.tasks.access(task, &message, deadly)?;
         if let Some((at, bytes)) = special
             && fate != Fate::Killed
         {
@@ -577,7 +580,7 @@ impl Performance<'_> {
             counter.ring.as_ref().and_then(Ring::take_last);
         }
         let store = Message::new(Op::Store, &[0, address, 1]).with(0, &[RET; 32]);
-        let fate = self.tasks.access(task, &store, false, None)?;
+        let fate = self.tasks.access(task, &store, false)?;
         let mut order = Vec::new();
         for (at, (before, after)) in before.into_iter().zip(self.totals()).enumerate() {
             let counter = &mut self.counters[at];
