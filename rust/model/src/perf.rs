@@ -101,6 +101,12 @@ impl Machine {
         {
             return Err(Refusal::new(Errno::ENODEV, "the CPU is offline"));
         }
+        // The task's context is fetched for an addition, and is nobody's clone from here on, whatever comes of it.
+        if let Some(task) = task
+            && self.policy.host == HostHalf::Perf
+        {
+            self.own_context(task);
+        }
         // 16
         if let Some(leader) = group {
             self.may_follow(attr, task, cpu, leader)?;

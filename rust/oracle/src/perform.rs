@@ -507,8 +507,13 @@ impl Performance<'_> {
                 let drain = Message::call(libc::SYS_read, &[out, payload(0), bytes]);
                 (Message::call(libc::SYS_write, &[into, access.address, bytes]), drain)
             };
-            self.tasks.call(task, &first)?;
-            return self.tasks.access(task, &then, false);
+            return Ok(match self.tasks.access(task, &first, false)? {
+                Fate::Done => self.tasks.access(task, &then, false)?,
+                fate => {
+                    self.tasks.call(task, &then)?;
+                    fate
+                }
+            });
         }
         let Access { what, address, .. } = access;
         // Where the instruction itself, or what it loads, must be another than everywhere.
