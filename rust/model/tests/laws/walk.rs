@@ -69,7 +69,7 @@ impl Walk {
                 // The place of a child that was refused is the next one's.
                 let machine = &mut self.machine;
                 let child = *self.unborn.get_or_insert_with(|| machine.add_sleeping_task(CpuId(0), Capabilities::Root));
-                Event::Fork { parent, child }
+                Event::Fork { parent, child, thread: false }
             }
             Op::Exec(task) => Event::Exec(self.task(task)),
             Op::Exit(task) => Event::Exit(self.task(task)),
