@@ -147,6 +147,11 @@ fn pages(access: Access, insn: Insn) -> impl Iterator<Item = u64> {
     (0..=(last - first) / 0x1000).map(move |page| first + 0x1000 * page).take(PAGES)
 }
 
+/// Whether a kernel with kprobes may allow what one without them never does.
+fn depends_on_kprobes(attr: &Attr) -> bool {
+    attr.bp_type == BpType::X && attr.bp_addr >= TASK_SIZE_MAX && attr.is_valid()
+}
+
 fn unobserved(why: impl Into<String>) -> Seen {
     Seen::Unobserved(why.into())
 }
@@ -286,7 +291,7 @@ impl Performance<'_> {
         if !self.paranoid && self.tasks.task(by).capabilities == Capabilities::None {
             return Ok(self.go_blind("kernel.perf_event_paranoid of this machine is not the scenario's"));
         }
-        if !self.kprobes && attr.bp_type == BpType::X && attr.bp_addr >= TASK_SIZE_MAX {
+        if !self.kprobes && depends_on_kprobes(&attr) {
             return Ok(self.go_blind(KPROBES));
         }
         let Some(pid) = task.map_or(Some(u64::MAX), |task| self.tasks.all[task].as_ref().map(|task| task.pid)) else {
@@ -371,7 +376,7 @@ impl Performance<'_> {
             exclude_kernel: changes.exclude_kernel.unwrap_or(attr.exclude_kernel),
             ..attr
         };
-        if !self.kprobes && wanted.bp_type == BpType::X && wanted.bp_addr >= TASK_SIZE_MAX {
+        if !self.kprobes && depends_on_kprobes(&wanted) {
             return Ok(self.go_blind(KPROBES));
         }
         let result = self.ioctl(symbol, MODIFY, &attr::breakpoint(&wanted, sampling))?;
