@@ -299,7 +299,7 @@ impl Machine {
             Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe),
             Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe),
             Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe),
-            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu),
+            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu, probe),
             Event::SetDebugregs { vcpu, dr, dr6, dr7 } => self.set_debugregs(vcpu, dr, dr6, dr7, probe),
             Event::Init(vcpu) => self.init(vcpu, probe),
         }
@@ -310,6 +310,7 @@ impl Machine {
         let prev = std::mem::replace(&mut self.cpus[cpu.index()].running, next);
         let before = self.cpu(cpu).bank.cost.touched();
         if prev != next {
+            self.preempt_vcpus(prev, cpu, probe);
             match self.policy.host {
                 HostHalf::Perf => self.perf_switch(cpu, prev, next, probe),
                 HostHalf::Thread => self.thread_switch(cpu, next, probe),

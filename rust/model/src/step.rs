@@ -139,7 +139,8 @@ impl<P: Probe> Steps for On<'_, P> {
 
     #[inline]
     fn write_dr(&mut self, dr: Dr, value: u64) {
-        self.before().write_dr(dr, value);
+        // What the register makes of it: Linux wrote 0 to DR6 and to DR7 for years.
+        self.before().write_dr(dr, crate::guest::fixed(dr, value));
         self.after(Step::WriteDr(dr, value));
     }
 

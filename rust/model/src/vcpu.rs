@@ -4,6 +4,7 @@ use debugreg::{Dr6, Dr7, Registers};
 
 use crate::TaskId;
 use crate::event::GuestDebug;
+use crate::policy::{Delta, Policy};
 
 /// The VMCS or VMCB, as far as debug registers go.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -14,6 +15,15 @@ pub struct Vmcs {
     pub dr7: u64,
     /// Whether MOV DR exits.
     pub dr_intercept: bool,
+}
+
+/// `kvm_run.debug.arch`, as the last KVM_EXIT_DEBUG left it.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DebugExit {
+    /// What it says of DR6.
+    pub dr6: u64,
+    /// What it says of DR7.
+    pub dr7: u64,
 }
 
 /// A vCPU.
@@ -40,12 +50,18 @@ pub struct Vcpu {
     pub bp_enabled: bool,
     /// `KVM_DEBUGREG_WONT_EXIT`: the guest accesses its registers without an exit until the next one.
     pub wont_exit: bool,
+    /// `KVM_DEBUGREG_RELOAD` (4.1 to 5.14): the next entry loads DR0-DR3, enabled or not.
+    pub reload: bool,
     /// A #DB that waits for injection, with its events in positive polarity if it has any.
     pub pending_db: Option<Option<u64>>,
+    /// What the VMM was last told.
+    pub debug_exit: DebugExit,
     /// The host's registers, where a policy saves them.
     pub saved: Registers,
-    /// Whether the last entry loaded guest values, where a policy remembers that.
-    pub loaded: bool,
+    /// The slots whose addresses the last entry loaded, as in DR6.B0-B3.
+    pub loaded: u8,
+    /// Between `vcpu_load` and `vcpu_put`: its thread is inside KVM_RUN, on its CPU.
+    pub in_run: bool,
     /// The VMCS or VMCB.
     pub vmcs: Vmcs,
 }
@@ -63,9 +79,12 @@ impl Vcpu {
             guest_debug_dr7: 0,
             bp_enabled: false,
             wont_exit: false,
+            reload: false,
             pending_db: None,
+            debug_exit: DebugExit::default(),
             saved: Registers::RESET,
-            loaded: false,
+            loaded: 0,
+            in_run: false,
             vmcs: Vmcs { dr6: Dr6::IDLE.0, dr7: Dr7::RESET.0, dr_intercept: true },
         }
     }
@@ -80,9 +99,16 @@ impl Vcpu {
         self.debug.control != 0
     }
 
-    /// Whether a #DB goes to the debugger.
-    pub fn debugger_gets_db(&self) -> bool {
+    /// Whether a #DB exits for the debugger's sake.
+    pub fn debugger_intercepts_db(&self) -> bool {
         self.debug.control & (GuestDebug::USE_HW_BP | GuestDebug::SINGLESTEP) != 0
+    }
+
+    /// Whether a #DB with these events goes to the debugger. One that only single-steps gets the guest's own breakpoints
+    /// too (Z-8).
+    pub(crate) fn debugger_gets_db(&self, policy: Policy, events: u64) -> bool {
+        let steps = policy.has(Delta::Z8) || events & !Dr6::BS == 0;
+        self.debugger_owns() || self.debugger_intercepts_db() && steps
     }
 
     /// `kvm_get_effective_dr7`.

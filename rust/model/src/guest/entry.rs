@@ -1,0 +1,161 @@
+//! VM entry and exit, and the interrupts that cause them.
+//!
+//! | | VMX | SVM |
+//! |---|---|---|
+//! | entry loads | DR7 | DR6, DR7 |
+//! | exit saves | DR7 | DR6, DR7 |
+//! | after an exit | DR7 = 0x400 | DR7 disarmed |
+//!
+//! Neither touches DR0-DR3. DR6 stays as the guest had it: AMD's manual does not list it among what #VMEXIT restores.
+
+use debugreg::Dr7;
+
+use crate::event::{ExitReason, Misuse, Outcome};
+use crate::machine::Machine;
+use crate::policy::common;
+use crate::step::{Mark, Probe};
+use crate::{CpuId, TaskId, VcpuId};
+
+impl Machine {
+    /// VM entry.
+    pub(crate) fn vm_entry<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
+        let cpu = self.running_on(self.vcpu(id).task)?;
+        self.enter(id, cpu, probe);
+        Ok(Outcome::Ok)
+    }
+
+    pub(super) fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
+        let before = self.cpu(cpu).bank.cost.touched();
+        let policy = self.policy;
+        let vcpu = &mut self.vcpus[id.index()];
+        vcpu.in_run = true;
+        vcpu.loaded = 0;
+        if vcpu.pending_db.is_some() {
+            vcpu.own.dr7 &= !Dr7::GD;
+        }
+        let mut kvm = self.kvm(id, cpu, probe);
+        common::inject_db(&mut kvm);
+        policy.vm_entry(&mut kvm);
+        kvm.host.mark(Mark::Entry);
+        self.count_skip(cpu, before);
+        self.hardware_entry(id, cpu);
+    }
+
+    /// What VMX and SVM load by themselves.
+    fn hardware_entry(&mut self, id: VcpuId, cpu: CpuId) {
+        let (vmcs, is_amd) = (self.vcpu(id).vmcs, self.is_amd());
+        let cpu = &mut self.cpus[cpu.index()];
+        cpu.bank.hardware.dr7 = vmcs.dr7 | Dr7::FIXED;
+        if is_amd {
+            cpu.bank.hardware.dr6 = vmcs.dr6;
+        }
+        cpu.guest = Some(id);
+    }
+
+    /// What VMX and SVM save by themselves, and that both leave DR7 disarmed.
+    fn hardware_exit(&mut self, id: VcpuId, cpu: CpuId) {
+        let is_amd = self.is_amd();
+        let cpu = &mut self.cpus[cpu.index()];
+        let vmcs = &mut self.vcpus[id.index()].vmcs;
+        vmcs.dr7 = cpu.bank.hardware.dr7;
+        if is_amd {
+            vmcs.dr6 = cpu.bank.hardware.dr6;
+        }
+        cpu.bank.hardware.dr7 = Dr7::RESET.0;
+        cpu.guest = None;
+    }
+
+    /// VM exit, with its handler.
+    pub(crate) fn vm_exit<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        reason: ExitReason,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        let cpu = self.in_guest(id)?;
+        if reason == ExitReason::Fastpath {
+            self.reenter(id, cpu, probe);
+            return Ok(Outcome::Ok);
+        }
+        self.leave(id, cpu, probe);
+        match reason {
+            ExitReason::DrAccess(access) => {
+                self.handle_dr(id, cpu, access, probe);
+            }
+            ExitReason::Db(Some(events)) => self.handle_guest_db(id, events),
+            // It is the VMM that performs port I/O.
+            ExitReason::Other("io") => self.return_to_user(id, cpu, probe),
+            // Which events is not known: nothing can be said of the guest's DR6.
+            ExitReason::Db(None) | ExitReason::Fastpath | ExitReason::Other(_) => {}
+        }
+        Ok(Outcome::Ok)
+    }
+
+    /// An exit that KVM handles inside its loop: the hardware leaves and enters, KVM touches no debug register, or
+    /// reloads one that it should not (H-01).
+    fn reenter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
+        let policy = self.policy;
+        self.hardware_exit(id, cpu);
+        policy.vm_reentry(&mut self.kvm(id, cpu, probe));
+        self.hardware_entry(id, cpu);
+    }
+
+    pub(super) fn leave<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
+        let before = self.cpu(cpu).bank.cost.touched();
+        let policy = self.policy;
+        self.hardware_exit(id, cpu);
+        policy.vm_exit(&mut self.kvm(id, cpu, probe));
+        self.count_skip(cpu, before);
+    }
+
+    /// Something that another CPU asks of this one: if it runs a guest, the interrupt is a VM exit, and the guest goes on
+    /// afterwards.
+    pub(crate) fn interrupt<P: Probe>(
+        &mut self,
+        cpu: CpuId,
+        probe: &mut P,
+        handler: impl FnOnce(&mut Machine, &mut P),
+    ) {
+        match self.cpu(cpu).guest {
+            None => handler(self, probe),
+            Some(guest) => {
+                self.leave(guest, cpu, probe);
+                handler(self, probe);
+                self.enter(guest, cpu, probe);
+            }
+        }
+    }
+
+    /// An exit whose cause is handled before KVM's own part of it.
+    pub(crate) fn exit_and_enter<P: Probe, T>(
+        &mut self,
+        guest: VcpuId,
+        cpu: CpuId,
+        probe: &mut P,
+        handler: impl FnOnce(&mut Machine, &mut P) -> T,
+    ) -> T {
+        let policy = self.policy;
+        self.hardware_exit(guest, cpu);
+        let outcome = handler(self, probe);
+        policy.vm_exit(&mut self.kvm(guest, cpu, probe));
+        self.enter(guest, cpu, probe);
+        outcome
+    }
+
+    /// The thread of a vCPU is back in user space, or calls from there: KVM_RUN has ended (`vcpu_put`).
+    pub(super) fn return_to_user<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
+        if std::mem::take(&mut self.vcpus[id.index()].in_run) {
+            let policy = self.policy;
+            policy.vcpu_put(&mut self.kvm(id, cpu, probe));
+        }
+    }
+
+    /// The thread of a vCPU leaves its CPU inside KVM_RUN (`kvm_sched_out`).
+    pub(crate) fn preempt_vcpus<P: Probe>(&mut self, task: TaskId, cpu: CpuId, probe: &mut P) {
+        for id in (0..self.vcpus.len()).map(VcpuId::from) {
+            if self.vcpu(id).task == task {
+                self.return_to_user(id, cpu, probe);
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! MOV to and from a debug register in a guest.
+//!
+//! SVM checks privilege, GD and the value before it intercepts; VMX exits first, and KVM repeats the checks
+//! (`handle_dr`, vmx.c 6.12, in this order: the register exists, CPL 0, GD in GUEST_DR7).
+
+use debugreg::{Dr, Dr6, Dr7};
+
+use crate::event::{DrAccess, Misuse, Outcome, Vector};
+use crate::machine::{Machine, Vendor};
+use crate::policy::hooks::{DrHandling, MovDr};
+use crate::policy::{Delta, common};
+use crate::step::Probe;
+use crate::vcpu::DebugExit;
+use crate::{CpuId, VcpuId};
+
+use super::fixed;
+
+impl Machine {
+    /// MOV to a debug register in the guest.
+    pub(crate) fn mov_to_dr<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        number: u8,
+        value: u64,
+        cpl: u8,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        self.mov_dr(id, number, Some(value), cpl, probe)
+    }
+
+    /// MOV from a debug register in the guest.
+    pub(crate) fn mov_from_dr<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        number: u8,
+        cpl: u8,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        self.mov_dr(id, number, None, cpl, probe)
+    }
+
+    /// Whether a MOV DR of the guest exits now.
+    pub(super) fn mov_dr_exits(&self, id: VcpuId, number: u8, is_write: bool) -> bool {
+        self.vcpu(id).vmcs.dr_intercept && self.policy.intercepts(self.options.vendor, MovDr { number, is_write })
+    }
+
+    fn mov_dr<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        number: u8,
+        write: Option<u64>,
+        cpl: u8,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        let cpu = self.in_guest(id)?;
+        let Some(dr) = Dr::from_number(number) else { return Ok(self.exception(id, cpu, Vector::InvalidOpcode)) };
+        let intercepted = self.mov_dr_exits(id, number, write.is_some());
+        let exits_first = intercepted && self.options.vendor == Vendor::Intel;
+        if !exits_first {
+            let dr7 = self.cpu(cpu).bank.hardware.dr7;
+            match mov_dr_fault(dr, write, cpl, dr7) {
+                Some(Vector::Debug) => return Ok(self.guest_db(id, cpu, Dr6::BD, true, probe)),
+                Some(vector) => return Ok(self.exception(id, cpu, vector)),
+                None => {}
+            }
+        }
+        if intercepted {
+            self.leave(id, cpu, probe);
+            let cpl = if self.policy.has(Delta::H08) { 0 } else { cpl };
+            let fault = if exits_first { mov_dr_fault(dr, write, cpl, self.vcpu(id).vmcs.dr7) } else { None };
+            if let Some(vector) = fault {
+                self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+                return Ok(self.inject(id, cpu, vector, probe));
+            }
+            let handling = self.handle_dr(id, cpu, DrAccess { dr: number, write }, probe);
+            if handling == DrHandling::Emulate {
+                let value = if self.is_lost(number) { 0 } else { self.kvm_get_dr(id, dr) };
+                self.enter(id, cpu, probe);
+                return Ok(match write {
+                    Some(_) => Outcome::Ok,
+                    None => Outcome::Value(value),
+                });
+            }
+            self.enter(id, cpu, probe);
+        }
+        // Not intercepted, or the window is open: the instruction runs natively.
+        Ok(match write {
+            Some(value) => {
+                let value = fixed(dr, value);
+                self.cpus[cpu.index()].bank.hardware.set(dr, value);
+                self.vcpus[id.index()].own.set(dr, value);
+                Outcome::Ok
+            }
+            None => Outcome::Value(self.cpu(cpu).bank.hardware.get(dr)),
+        })
+    }
+
+    /// The exit handler of a MOV DR: opens the window and lets the guest try again, or emulates the one access.
+    pub(super) fn handle_dr<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        cpu: CpuId,
+        access: DrAccess,
+        probe: &mut P,
+    ) -> DrHandling {
+        self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+        let (policy, lost) = (self.policy, self.is_lost(access.dr));
+        let mut kvm = self.kvm(id, cpu, probe);
+        let handling = policy.dr_access(&mut kvm);
+        if let (DrHandling::Emulate, Some(value), Some(dr)) = (handling, access.write, Dr::from_number(access.dr)) {
+            if !lost {
+                common::set_dr(&mut kvm, dr, value);
+            }
+            self.vcpus[id.index()].own.set(dr, fixed(dr, value));
+        }
+        handling
+    }
+
+    /// Whether an access to DR4 or DR5 that KVM emulates comes to nothing.
+    fn is_lost(&self, number: u8) -> bool {
+        matches!(number, 4 | 5) && self.policy.has(Delta::H16)
+    }
+
+    /// The exit handler of a MOV DR found that it faults: #DB is the debugger's if it owns the registers.
+    fn inject<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, vector: Vector, probe: &mut P) -> Outcome {
+        if vector == Vector::Debug {
+            let vcpu = self.vcpu(id);
+            if vcpu.debugger_owns() {
+                let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
+                return self.exit_debug(id, cpu, DebugExit { dr6, dr7: vcpu.vmcs.dr7 }, probe);
+            }
+            self.queue_db(id, Dr6::BD);
+        }
+        self.enter(id, cpu, probe);
+        self.exception(id, cpu, vector)
+    }
+
+    fn exception(&self, id: VcpuId, cpu: CpuId, vector: Vector) -> Outcome {
+        Outcome::Exception { vector, dr6: self.guest_dr(id, cpu, Dr::Status), fault: true }
+    }
+}
+
+/// Why a MOV DR faults, given the DR7 whose GD counts: #GP for the privilege comes before #DB, and a value with bits
+/// 63:32 set comes last.
+fn mov_dr_fault(dr: Dr, write: Option<u64>, cpl: u8, dr7: u64) -> Option<Vector> {
+    let upper = matches!(dr, Dr::Status | Dr::Control) && write.is_some_and(|value| value > u64::from(u32::MAX));
+    if cpl > 0 {
+        Some(Vector::GeneralProtection)
+    } else if dr7 & Dr7::GD != 0 {
+        Some(Vector::Debug)
+    } else {
+        upper.then_some(Vector::GeneralProtection)
+    }
+}
