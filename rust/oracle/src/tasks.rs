@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use debugreg_model::scenario::{Scenario, TaskDeclaration};
 use debugreg_model::{Capabilities, Event};
 
-use crate::agent::Op;
+use crate::agent::{Op, sigaction};
 use crate::channel::{Message, payload};
 use crate::world::{Place, TASKS, WALL, World, fetch, round};
 use crate::{Error, Going};
@@ -50,6 +50,8 @@ pub(crate) enum Fate {
     Done,
     /// Its tracer was told, and read this DR6.
     Trapped(u64),
+    /// SIGTRAP came because an event had asked for it.
+    Signalled,
     /// SIGTRAP killed it.
     Killed,
 }
@@ -66,6 +68,8 @@ pub(crate) struct Tasks<'w> {
     pub(crate) busy: bool,
     /// Whether contexts may be clones.
     pub(crate) forked: bool,
+    /// Whether events may ask for SIGTRAP.
+    signals: bool,
 }
 
 impl<'w> Tasks<'w> {
@@ -77,7 +81,9 @@ impl<'w> Tasks<'w> {
     ) -> Result<Tasks<'w>, Error> {
         let busy = scenario.options.cpus == 1;
         let forks = scenario.lines.iter().filter(|line| matches!(line.event, Event::Fork { .. })).count();
-        let mut tasks = Tasks { world, going, all: vec![None], running: [None; 2], busy, forked: false };
+        let asks = |event: &Event| matches!(event, Event::PerfEventOpen { attr, .. } if attr.sigtrap);
+        let signals = scenario.lines.iter().any(|line| asks(&line.event));
+        let mut tasks = Tasks { world, going, all: vec![None], running: [None; 2], busy, forked: false, signals };
         tasks.all.resize_with(scenario.tasks.len() + forks + 1, || None);
         if busy {
             tasks.world.keep_off(1);
@@ -132,10 +138,30 @@ impl<'w> Tasks<'w> {
         self.all[id] =
             Some(Task { pid, cpu, at, alive: true, tracer: None, capabilities, haunted: false, watched: false });
         self.drop_rights(id, capabilities)?;
+        if self.signals {
+            self.catch(id)?;
+        }
         if self.running[cpu].is_none() {
             self.switch(cpu, Some(id))?;
         }
         Ok(())
+    }
+
+    /// The task catches the SIGTRAPs that its events ask for.
+    fn catch(&mut self, id: usize) -> Result<(), Error> {
+        let action = Message::call(libc::SYS_rt_sigaction, &[libc::SIGTRAP as u64, payload(0), 0, 8]);
+        let answer = self.round(id, &action.with(0, &sigaction()))?;
+        answer.result().map(drop).map_err(|errno| lost("rt_sigaction", errno))
+    }
+
+    /// Changes a task's memory from outside, so that nobody's breakpoint sees it.
+    pub(crate) fn set_memory(&mut self, id: usize, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        let pid = self.task(id).pid;
+        let vector = |at: u64| [at, bytes.len() as u64].map(u64::to_le_bytes).concat();
+        let write = Message::call(libc::SYS_process_vm_writev, &[pid, payload(64), 1, payload(80), 1, 0]);
+        let write = write.with(0, bytes).with(64, &vector(payload(0))).with(80, &vector(address));
+        let result = self.world.init(&write, self.going)?.result();
+        result.map(drop).map_err(|errno| lost("process_vm_writev", errno))
     }
 
     fn drop_rights(&mut self, id: usize, capabilities: Capabilities) -> Result<(), Error> {
@@ -316,6 +342,9 @@ impl<'w> Tasks<'w> {
             let map = self.world.map(page);
             self.round(id, &map)?;
         }
+        if self.signals {
+            self.catch(id)?;
+        }
         self.task_mut(id).haunted = false;
         Ok(())
     }
@@ -368,20 +397,20 @@ impl<'w> Tasks<'w> {
         Ok(())
     }
 
-    /// Has an access made, and waits for what comes of it.
-    pub(crate) fn access(&mut self, id: usize, message: &Message) -> Result<Fate, Error> {
+    /// Has an access made, and waits for what comes of it. A `deadly` one kills who has no tracer.
+    pub(crate) fn access(&mut self, id: usize, message: &Message, deadly: bool) -> Result<Fate, Error> {
         self.ready(id)?;
         self.world.pairs[id - 1].0.send(message)?;
         let (pid, tracer, haunted) = (self.task(id).pid, self.task(id).tracer, self.task(id).haunted);
-        if tracer.is_none() && !haunted {
-            self.world.pairs[id - 1].0.receive(self.going)?;
-            return Ok(Fate::Done);
+        let signalled = |answer: &Message| if answer.signals() > 0 { Fate::Signalled } else { Fate::Done };
+        if tracer.is_none() && !haunted && !deadly {
+            return Ok(signalled(&self.world.pairs[id - 1].0.receive(self.going)?));
         }
         let mut fate = Fate::Done;
         let end = Instant::now() + Duration::from_secs(5);
         loop {
-            if self.world.pairs[id - 1].0.try_receive(Duration::ZERO)?.is_some() {
-                return Ok(fate);
+            if let Some(answer) = self.world.pairs[id - 1].0.try_receive(Duration::ZERO)? {
+                return Ok(if fate == Fate::Done { signalled(&answer) } else { fate });
             }
             if let Some(tracer) = tracer {
                 self.apart(tracer, id)?;

@@ -8,12 +8,12 @@
 //!
 //! Neither touches DR0-DR3. DR6 stays as the guest had it: AMD's manual does not list it among what #VMEXIT restores.
 
-use debugreg::Dr7;
+use debugreg::{Dr7, announce};
 
 use crate::event::{ExitReason, Misuse, Outcome};
 use crate::machine::Machine;
-use crate::policy::common;
-use crate::step::{Mark, Probe};
+use crate::policy::{Delta, common};
+use crate::step::{Mark, On, Probe};
 use crate::{CpuId, TaskId, VcpuId};
 
 impl Machine {
@@ -27,6 +27,10 @@ impl Machine {
     pub(super) fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
         let before = self.cpu(cpu).bank.cost.touched();
         let policy = self.policy;
+        if policy.has(Delta::Announce) {
+            let loan = announce::lend(&mut On { machine: self, cpu, probe });
+            self.cpus[cpu.index()].loan = Some(loan);
+        }
         let vcpu = &mut self.vcpus[id.index()];
         vcpu.in_run = true;
         vcpu.loaded = 0;
@@ -105,7 +109,15 @@ impl Machine {
         let policy = self.policy;
         self.hardware_exit(id, cpu);
         policy.vm_exit(&mut self.kvm(id, cpu, probe));
+        self.take_back(cpu, probe);
         self.count_skip(cpu, before);
+    }
+
+    /// Under the delta `announce`: the registers are the host's again.
+    fn take_back<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) {
+        if let Some(loan) = self.cpus[cpu.index()].loan.take() {
+            announce::take_back_from_guest(&mut On { machine: self, cpu, probe }, loan);
+        }
     }
 
     /// Something that another CPU asks of this one: if it runs a guest, the interrupt is a VM exit, and the guest goes on
@@ -134,12 +146,23 @@ impl Machine {
         probe: &mut P,
         handler: impl FnOnce(&mut Machine, &mut P) -> T,
     ) -> T {
-        let policy = self.policy;
-        self.hardware_exit(guest, cpu);
+        self.nmi_exit(guest, cpu);
         let outcome = handler(self, probe);
-        policy.vm_exit(&mut self.kvm(guest, cpu, probe));
-        self.enter(guest, cpu, probe);
+        self.nmi_return(guest, cpu, probe);
         outcome
+    }
+
+    /// An NMI ends a guest's turn: the processor's part, before the NMI's handler.
+    pub(crate) fn nmi_exit(&mut self, guest: VcpuId, cpu: CpuId) {
+        self.hardware_exit(guest, cpu);
+    }
+
+    /// KVM's part, after it; the guest goes on.
+    pub(crate) fn nmi_return<P: Probe>(&mut self, guest: VcpuId, cpu: CpuId, probe: &mut P) {
+        let policy = self.policy;
+        policy.vm_exit(&mut self.kvm(guest, cpu, probe));
+        self.take_back(cpu, probe);
+        self.enter(guest, cpu, probe);
     }
 
     /// The thread of a vCPU is back in user space, or calls from there: KVM_RUN has ended (`vcpu_put`).

@@ -24,6 +24,8 @@ pub(super) const fn v26(patch: u32) -> Release {
 pub(super) const NEWEST: Release = v(7, 2);
 /// After every release: not fixed.
 const EVER: Release = Release(u32::MAX);
+/// Of no release: switched on by name only.
+const NEVER: Release = Release(0);
 
 /// Halves, as a set.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -51,6 +53,8 @@ impl Halves {
     }
 }
 
+/// The breakpoint layer on perf.
+const PERF: Halves = Halves::host(HostHalf::Perf);
 /// KVM up to 2.6.33: each access of a guest to its registers is emulated.
 const OLD: Halves = Halves::kvm(&[KvmHalf::Linux2_6_30, KvmHalf::Linux2_6_32, KvmHalf::Linux2_6_33]);
 /// Linux that opens a window for a guest's own accesses.
@@ -97,6 +101,16 @@ macro_rules! deltas {
 }
 
 deltas! {
+    Announce "announce" PERF, NEVER => NEVER, "kgdb announces its slots, and nobody else's update of the registers touches them (the mail)";
+    Histogram "histogram" PERF, NEVER => NEVER, "slots are kept as numbers of the kind that Linux keeps, not counted when somebody asks (6.1)";
+    WprobeOr "wprobe-or" PERF, v26(33) => EVER, "pointing an installed breakpoint elsewhere or-s the new R/W and LEN to the old (wprobe as posted)";
+    HB01 "HB-01" PERF, NEVER => NEVER, "one counter for the whole machine decides whether a slot is free (before 2.6.33's release)";
+    HB02 "HB-02" PERF, NEVER => NEVER, "a breakpoint that is refused after its slot was reserved keeps the slot for ever (to 2.6.33-rc)";
+    HB03 "HB-03" PERF, NEVER => NEVER, "a task's breakpoints are counted against the task that has most (to 2.6.33-rc)";
+    HB14 "HB-14" PERF, NEVER => NEVER, "a task's breakpoints are counted in its context, also when they have left it (to 2.6.35)";
+    HB22 "HB-22" PERF, NEVER => NEVER, "slots are reserved on the CPUs that are online, and given back on those that are then (to 3.10)";
+    HB23 "HB-23" PERF, NEVER => NEVER, "a task's breakpoints of any CPU are left out when those of one are counted (to 3.10)";
+    HB31 "HB-31" PERF, v26(33) => v(5, 11), "the #DB handler stops at the first slot without an owner, and loses the hits above it (to 5.11-rc6)";
     H01 "H-01" LAZY, v(5, 7) => v(6, 14), "a re-entry inside KVM's run loop loads a stale DR6 over the guest's (5.7 to 6.13)";
     H02 "H-02" OPENS, v(3, 15) => v(4, 5), "what a guest enables in the open window is not loaded at the next entry (3.15 to 4.4)";
     H03 "H-03" OPENS, v(3, 15) => v(4, 15), "a guest's DR6 stays in the register and is taken for the host's on VMX (3.15 to 4.14)";
@@ -170,5 +184,3 @@ pub(super) const fn set(list: &[Delta]) -> u64 {
 }
 
 const _: () = assert!(Delta::ALL.len() <= 64, "a set of deltas is 64 bits");
-// A delta of the host half names it like this: `HB31 "HB-31" Halves::host(HostHalf::Perf), v26(33) => v(5, 11), "...";`.
-const _: fn(HostHalf) -> Halves = Halves::host;

@@ -213,6 +213,12 @@ impl Policy {
         self.deltas & delta.bit() != 0
     }
 
+    /// Whether the slot rule is kept as numbers: by itself, or because a bug in keeping them is switched on.
+    pub(crate) const fn keeps_numbers(&self) -> bool {
+        const NUMBERS: u64 = set(&[Delta::Histogram, Delta::HB01, Delta::HB03, Delta::HB14, Delta::HB22, Delta::HB23]);
+        self.deltas & NUMBERS != 0
+    }
+
     /// The deltas that make a difference to this policy.
     pub fn concerned(&self) -> Vec<Delta> {
         Delta::ALL.iter().copied().filter(|delta| delta.concerns(self.host, self.kvm)).collect()
