@@ -1,14 +1,17 @@
-//! A guest's access to memory or to a port.
+//! A guest's access to memory or to a port, by the processor.
 
-use debugreg::trip::{Access, What, trip};
+use debugreg::Dr6;
+use debugreg::trip::Access;
 
 use crate::VcpuId;
 use crate::event::{Insn, Misuse, Outcome};
+use crate::hit::{Exception, fault, parts, trap};
 use crate::machine::Machine;
 use crate::step::Probe;
 
 impl Machine {
-    /// A memory or port access of the guest.
+    /// A memory or port access of the guest. Several #DBs of one instruction follow one another; the last one is told,
+    /// unless the debugger hears of one, which ends the guest's turn.
     pub(crate) fn guest_access<P: Probe>(
         &mut self,
         id: VcpuId,
@@ -18,22 +21,33 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
-        if insn != Insn::Plain {
-            return Err(Misuse::NotExpressible("insn= in a guest"));
-        }
-        let mut registers = self.cpu(cpu).bank.hardware;
+        let behind_mov_ss = std::mem::replace(&mut self.vcpus[id.index()].mov_ss, insn == Insn::MovSs);
         if emulated {
-            // KVM's emulator compares code breakpoints with the effective registers, and nothing else.
-            let vcpu = self.vcpu(id);
-            registers.dr = vcpu.eff_db;
-            registers.dr7 = vcpu.effective_dr7();
+            return self.emulated_access(id, cpu, access, insn, behind_mov_ss, probe);
         }
-        let execute = access.what == What::Execute;
-        let tripped = trip(&registers, access);
-        if tripped.armed == 0 || emulated && !execute {
-            return Ok(Outcome::nothing());
+        let mut outcome = Outcome::nothing();
+        // MOV SS holds the next instruction's fault off on Intel (SDM vol. 3, "Masking Exceptions and Interrupts When
+        // Switching Stacks"), on AMD it does not.
+        let held_off = behind_mov_ss && !self.is_amd();
+        if let Some(exception) = fault(&self.cpu(cpu).bank.hardware, access, &self.options).filter(|_| !held_off) {
+            outcome = self.guest_db(id, cpu, exception, probe);
         }
-        let shown = tripped.armed | if self.options.disabled_match { tripped.disabled } else { 0 };
-        Ok(self.guest_db(id, cpu, u64::from(shown), execute, probe))
+        for part in parts(access, insn) {
+            if self.cpu(cpu).guest != Some(id) {
+                break;
+            }
+            let trapped = trap(&self.cpu(cpu).bank.hardware, part, insn, &self.options);
+            // TF is set for every instruction while a debugger single-steps, whether the guest has set it or not.
+            let stepped = self.vcpu(id).is_stepped().then_some(Exception { events: Dr6::BS, is_fault: false });
+            if let Some(exception) = trapped.into_iter().chain(stepped).reduce(merge) {
+                outcome = self.guest_db(id, cpu, exception, probe);
+            }
+        }
+        Ok(outcome)
     }
+}
+
+/// What happens at one boundary is reported at once.
+fn merge(a: Exception, b: Exception) -> Exception {
+    Exception { events: a.events | b.events, ..a }
 }

@@ -20,11 +20,10 @@ impl Machine {
     /// VM entry.
     pub(crate) fn vm_entry<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
         let cpu = self.running_on(self.vcpu(id).task)?;
-        self.enter(id, cpu, probe);
-        Ok(Outcome::Ok)
+        Ok(self.enter(id, cpu, probe))
     }
 
-    pub(super) fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
+    pub(super) fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) -> Outcome {
         let before = self.cpu(cpu).bank.cost.touched();
         let policy = self.policy;
         if policy.has(Delta::Announce) {
@@ -38,11 +37,27 @@ impl Machine {
             vcpu.own.dr7 &= !Dr7::GD;
         }
         let mut kvm = self.kvm(id, cpu, probe);
-        common::inject_db(&mut kvm);
+        common::inject(&mut kvm);
         policy.vm_entry(&mut kvm);
         kvm.host.mark(Mark::Entry);
+        kvm.host.enter_guest();
         self.count_skip(cpu, before);
+        if self.vcpu(id).vmcs.dr7 > u64::from(u32::MAX) {
+            return self.fail_entry(id, cpu, probe);
+        }
         self.hardware_entry(id, cpu);
+        Outcome::Ok
+    }
+
+    /// Bits 63:32 of the guest's DR7 must be zero (SDM vol. 3, "Checks on Guest Control Registers, Debug Registers, and
+    /// MSRs"; APM vol. 2, 15.5.1). The processor is back with DR7 disarmed, as after an exit.
+    fn fail_entry<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) -> Outcome {
+        let policy = self.policy;
+        self.cpus[cpu.index()].bank.hardware.dr7 = Dr7::RESET.0;
+        policy.vm_exit(&mut self.kvm(id, cpu, probe));
+        self.take_back(cpu, probe);
+        self.return_to_user(id, cpu, probe);
+        Outcome::ExitFailEntry
     }
 
     /// What VMX and SVM load by themselves.
@@ -100,7 +115,9 @@ impl Machine {
     fn reenter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
         let policy = self.policy;
         self.hardware_exit(id, cpu);
-        policy.vm_reentry(&mut self.kvm(id, cpu, probe));
+        let mut kvm = self.kvm(id, cpu, probe);
+        policy.vm_reentry(&mut kvm);
+        kvm.host.enter_guest();
         self.hardware_entry(id, cpu);
     }
 

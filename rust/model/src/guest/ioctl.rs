@@ -19,8 +19,9 @@ impl Machine {
     ) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
         self.return_to_user(id, cpu, probe);
-        let injects = debug.control & GuestDebug::INJECT_DB != 0;
-        if injects && self.vcpu(id).pending_db.is_some() {
+        let injects = |bit| debug.control & bit != 0;
+        let waits = self.vcpu(id).pending_db.is_some() || self.vcpu(id).pending_bp;
+        if injects(GuestDebug::INJECT_DB | GuestDebug::INJECT_BP) && waits {
             return Ok(refused(Errno::EBUSY, "an exception is waiting to be injected already"));
         }
         if !self.policy.has(Delta::Z5) && debug.control & GuestDebug::USE_HW_BP != 0 && has_upper(debug.dr7) {
@@ -41,9 +42,11 @@ impl Machine {
         } else {
             vcpu.eff_db = vcpu.db;
         }
-        if injects {
+        if injects(GuestDebug::INJECT_DB) {
             // Without events: DR6 is the debugger's business.
             vcpu.pending_db = Some(None);
+        } else if injects(GuestDebug::INJECT_BP) {
+            vcpu.pending_bp = true;
         }
         common::update_dr7(&mut kvm);
         Ok(Outcome::Ok)
@@ -54,6 +57,11 @@ impl Machine {
         let cpu = self.out_of_guest(id)?;
         self.policy.has_debugregs()?;
         self.return_to_user(id, cpu, probe);
+        // `kvm_handle_exception_payload_quirk`: who has not asked for payloads finds them delivered.
+        if let Some(Some(payload)) = self.vcpu(id).pending_db {
+            self.vcpus[id.index()].pending_db = Some(None);
+            common::deliver_events(&mut self.kvm(id, cpu, probe), payload);
+        }
         let [dr6, dr7] = [Dr::Status, Dr::Control].map(|dr| self.kvm_get_dr(id, dr));
         Ok(Outcome::Registers(debugreg::Registers { dr: self.vcpu(id).db, dr6, dr7 }))
     }
@@ -105,7 +113,8 @@ impl Machine {
         let policy = self.policy;
         let mut kvm = self.kvm(id, cpu, probe);
         let vcpu = kvm.vcpu();
-        vcpu.pending_db = None;
+        (vcpu.pending_db, vcpu.pending_bp) = (None, false);
+        (vcpu.smram, vcpu.nested, vcpu.mov_ss) = (None, None, false);
         vcpu.db = [0; 4];
         vcpu.dr7 = Dr7::RESET.0;
         common::store_dr6(&mut kvm, Dr6::IDLE.0);

@@ -6,9 +6,12 @@
 
 mod access;
 mod db;
+mod emulator;
 mod entry;
 mod ioctl;
 mod mov_dr;
+mod nested;
+mod system;
 
 use debugreg::{Breakpoint, Dr, Dr6, Dr7, Slot};
 

@@ -6,6 +6,7 @@
 use debugreg::{Dr, Dr6, Dr7};
 
 use crate::event::{DrAccess, Misuse, Outcome, Vector};
+use crate::hit::Exception;
 use crate::machine::{Machine, Vendor};
 use crate::policy::hooks::{DrHandling, MovDr};
 use crate::policy::{Delta, common};
@@ -53,13 +54,19 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
-        let Some(dr) = Dr::from_number(number) else { return Ok(self.exception(id, cpu, Vector::InvalidOpcode)) };
+        let missing = self.vcpu(id).debug_extensions && matches!(number, 4 | 5);
+        let Some(dr) = Dr::from_number(number).filter(|_| !missing) else {
+            return Ok(self.undefined(id, cpu));
+        };
         let intercepted = self.mov_dr_exits(id, number, write.is_some());
         let exits_first = intercepted && self.options.vendor == Vendor::Intel;
         if !exits_first {
             let dr7 = self.cpu(cpu).bank.hardware.dr7;
             match mov_dr_fault(dr, write, cpl, dr7) {
-                Some(Vector::Debug) => return Ok(self.guest_db(id, cpu, Dr6::BD, true, probe)),
+                Some(Vector::Debug) => {
+                    let exception = Exception { events: Dr6::BD, is_fault: true };
+                    return Ok(self.guest_db(id, cpu, exception, probe));
+                }
                 Some(vector) => return Ok(self.exception(id, cpu, vector)),
                 None => {}
             }
@@ -72,7 +79,16 @@ impl Machine {
                 self.cpus[cpu.index()].bank.cost.vm_exits += 1;
                 return Ok(self.inject(id, cpu, vector, probe));
             }
+            // Without decode assists KVM emulates the access, and the emulator asks the guest's DR7 for GD (H-21).
+            let emulates = self.is_amd() && !self.options.decode_assists && self.vcpu(id).is_debugged();
+            if emulates && self.policy.has(Delta::H21) && self.vcpu(id).dr7 & Dr7::GD != 0 {
+                self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+                return Ok(self.guests_emulated_db(id, cpu, Dr6::BD, !self.policy.has(Delta::H20), probe));
+            }
             let handling = self.handle_dr(id, cpu, DrAccess { dr: number, write }, probe);
+            if handling == DrHandling::Emulate && self.vcpu(id).is_stepped() {
+                return Ok(self.single_step(id, cpu, probe));
+            }
             if handling == DrHandling::Emulate {
                 let value = if self.is_lost(number) { 0 } else { self.kvm_get_dr(id, dr) };
                 self.enter(id, cpu, probe);
@@ -129,10 +145,15 @@ impl Machine {
                 let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
                 return self.exit_debug(id, cpu, DebugExit { dr6, dr7: vcpu.vmcs.dr7 }, probe);
             }
-            self.queue_db(id, Dr6::BD);
+            self.queue_db(id, Dr6::BD, Dr6::BD);
         }
         self.enter(id, cpu, probe);
         self.exception(id, cpu, vector)
+    }
+
+    /// #UD.
+    pub(super) fn undefined(&self, id: VcpuId, cpu: CpuId) -> Outcome {
+        self.exception(id, cpu, Vector::InvalidOpcode)
     }
 
     fn exception(&self, id: VcpuId, cpu: CpuId, vector: Vector) -> Outcome {

@@ -145,23 +145,28 @@ pub(super) fn intercepted_by_svm_2_6_30(policy: Policy, mov: MovDr) -> bool {
     }
 }
 
-/// Delivers a #DB that waits for the entry.
-pub(crate) fn inject_db<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    if let Some(events) = kvm.vcpu().pending_db.take() {
-        deliver_db(kvm, events);
+/// Injects what waits for the entry. A #DB clears GD.
+pub(crate) fn inject<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    kvm.vcpu().pending_bp = false;
+    let Some(payload) = kvm.vcpu().pending_db.take() else { return };
+    if let Some(payload) = payload {
+        deliver_events(kvm, payload);
     }
+    clear_gd(kvm);
 }
 
 /// `kvm_deliver_exception_payload` for #DB. Where the VMCB has DR6, the hardware has put the events there already.
-fn deliver_db<P: Probe>(kvm: &mut Kvm<'_, P>, events: Option<u64>) {
-    if let Some(events) = events
-        && !kvm.dr6_in_vmcb()
-    {
+pub(crate) fn deliver_events<P: Probe>(kvm: &mut Kvm<'_, P>, payload: u64) {
+    if !kvm.dr6_in_vmcb() {
         let loses_sticky = kvm.has(Delta::H09);
         let vcpu = kvm.vcpu();
         let before = if loses_sticky { Dr6::IDLE } else { Dr6(vcpu.dr6) };
-        vcpu.dr6 = before.after_db(events).0;
+        vcpu.dr6 = before.after_db(payload).0;
     }
+}
+
+/// Any #DB that is delivered clears DR7.GD.
+pub(crate) fn clear_gd<P: Probe>(kvm: &mut Kvm<'_, P>) {
     if kvm.vcpu().dr7 & Dr7::GD != 0 && !kvm.has(Delta::H15) {
         kvm.vcpu().dr7 &= !Dr7::GD;
         update_dr7(kvm);

@@ -146,9 +146,22 @@ impl Policy {
         }
     }
 
+    /// KVM emulates system management since 4.2.
+    pub(crate) fn has_smm(self) -> Result<(), Misuse> {
+        if self.is_old() {
+            return Err(Misuse::NotExpressible("KVM emulates system management since 4.2"));
+        }
+        Ok(())
+    }
+
     /// Whether KVM predates `kvm_set_dr` and `kvm_get_dr` (2.6.35).
     pub(super) const fn is_old(self) -> bool {
         matches!(self.kvm, KvmHalf::Linux2_6_30 | KvmHalf::Linux2_6_32 | KvmHalf::Linux2_6_33)
+    }
+
+    /// Whether the emulator heeds execute breakpoints (3.11).
+    pub(crate) const fn emulator_checks_code(self) -> bool {
+        !self.is_old()
     }
 
     /// Whether the guest's DR6 is the VMCB's and nowhere else: on SVM to 5.6 (H-06).
