@@ -75,6 +75,10 @@ pub struct Vcpu {
     pub nested: Option<Nested>,
     /// What the VMM was last told.
     pub debug_exit: DebugExit,
+    /// The exit was for a #DB, where a policy has to know.
+    pub db_exit: bool,
+    /// The registers of a guest whose state KVM cannot see (VMSA, TDVPS).
+    pub vmsa: Registers,
     /// The host's registers, where a policy saves them.
     pub saved: Registers,
     /// The slots whose addresses the last entry loaded, as in DR6.B0-B3.
@@ -106,6 +110,8 @@ impl Vcpu {
             smram: None,
             nested: None,
             debug_exit: DebugExit::default(),
+            db_exit: false,
+            vmsa: Registers::RESET,
             saved: Registers::RESET,
             loaded: 0,
             in_run: false,

@@ -12,6 +12,7 @@ use crate::event::{Outcome, Vector};
 use crate::hit::Exception;
 use crate::machine::{Machine, Vendor};
 use crate::policy::Delta;
+use crate::policy::hooks::World;
 use crate::step::Probe;
 use crate::vcpu::DebugExit;
 use crate::{CpuId, VcpuId};
@@ -35,17 +36,19 @@ impl Machine {
             let dr6 = self.cpu(cpu).bank.hardware.dr6;
             return Outcome::Exception { vector: Vector::Debug, dr6, fault: is_fault };
         }
-        if self.is_amd() {
+        let in_software = self.policy.world() == World::Software;
+        if self.is_amd() || in_software {
             let hardware = &mut self.cpus[cpu.index()].bank.hardware;
             hardware.dr6 = raised(hardware.dr6, events);
         }
+        self.vcpus[id.index()].db_exit = true;
         // A register that was not loaded for the guest holds an address that is not its own (Z-10).
         let strangers = if self.policy.has(Delta::Z10) { 0 } else { Dr6::TRAPS & !u64::from(self.vcpu(id).loaded) };
         self.leave(id, cpu, probe);
         let payload = !strangers
             & match self.options.vendor {
-                Vendor::Intel => events,
-                Vendor::Amd => Dr6(self.vcpu(id).vmcs.dr6).events(),
+                Vendor::Intel if !in_software => events,
+                _ => Dr6(self.vcpu(id).vmcs.dr6).events(),
             };
         let (told, queued) = self.vcpu(id).share_db(self.policy, payload);
         // The debugger comes first (5.7, H-26 was that it did not).
@@ -57,7 +60,10 @@ impl Machine {
             self.queue_db(id, queued, events & !strangers);
         }
         if let Some(told) = told {
-            let told = DebugExit { dr6: Dr6::from_events(told).0, dr7: self.vcpu(id).vmcs.dr7 };
+            let vcpu = self.vcpu(id);
+            // PVM reports the debugger's DR7 also where it has none.
+            let dr7 = if in_software { vcpu.guest_debug_dr7 } else { vcpu.vmcs.dr7 };
+            let told = DebugExit { dr6: Dr6::from_events(told).0, dr7 };
             // `db_interception` to 5.6 fills in neither.
             let is_told = !self.is_amd() || !self.policy.has(Delta::H32);
             let told = if is_told { told } else { self.vcpu(id).debug_exit };

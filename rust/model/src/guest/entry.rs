@@ -1,17 +1,10 @@
 //! VM entry and exit, and the interrupts that cause them.
-//!
-//! | | VMX | SVM |
-//! |---|---|---|
-//! | entry loads | DR7 | DR6, DR7 |
-//! | exit saves | DR7 | DR6, DR7 |
-//! | after an exit | DR7 = 0x400 | DR7 disarmed |
-//!
-//! Neither touches DR0-DR3. DR6 stays as the guest had it: AMD's manual does not list it among what #VMEXIT restores.
 
 use debugreg::{Dr7, announce};
 
 use crate::event::{ExitReason, Misuse, Outcome};
 use crate::machine::Machine;
+use crate::policy::hooks::World;
 use crate::policy::{Delta, common};
 use crate::step::{Mark, On, Probe};
 use crate::{CpuId, TaskId, VcpuId};
@@ -31,18 +24,22 @@ impl Machine {
             self.cpus[cpu.index()].loan = Some(loan);
         }
         let vcpu = &mut self.vcpus[id.index()];
-        vcpu.in_run = true;
+        let is_loaded = std::mem::replace(&mut vcpu.in_run, true);
         vcpu.loaded = 0;
         if vcpu.pending_db.is_some() {
             vcpu.own.dr7 &= !Dr7::GD;
         }
         let mut kvm = self.kvm(id, cpu, probe);
+        if !is_loaded {
+            policy.vcpu_load(&mut kvm);
+        }
         common::inject(&mut kvm);
         policy.vm_entry(&mut kvm);
         kvm.host.mark(Mark::Entry);
         kvm.host.enter_guest();
         self.count_skip(cpu, before);
-        if self.vcpu(id).vmcs.dr7 > u64::from(u32::MAX) {
+        let refused = self.vcpu(id).vmcs.dr7 > u64::from(u32::MAX);
+        if refused && policy.world() == World::Virtualised {
             return self.fail_entry(id, cpu, probe);
         }
         self.hardware_entry(id, cpu);
@@ -58,30 +55,6 @@ impl Machine {
         self.take_back(cpu, probe);
         self.return_to_user(id, cpu, probe);
         Outcome::ExitFailEntry
-    }
-
-    /// What VMX and SVM load by themselves.
-    fn hardware_entry(&mut self, id: VcpuId, cpu: CpuId) {
-        let (vmcs, is_amd) = (self.vcpu(id).vmcs, self.is_amd());
-        let cpu = &mut self.cpus[cpu.index()];
-        cpu.bank.hardware.dr7 = vmcs.dr7 | Dr7::FIXED;
-        if is_amd {
-            cpu.bank.hardware.dr6 = vmcs.dr6;
-        }
-        cpu.guest = Some(id);
-    }
-
-    /// What VMX and SVM save by themselves, and that both leave DR7 disarmed.
-    fn hardware_exit(&mut self, id: VcpuId, cpu: CpuId) {
-        let is_amd = self.is_amd();
-        let cpu = &mut self.cpus[cpu.index()];
-        let vmcs = &mut self.vcpus[id.index()].vmcs;
-        vmcs.dr7 = cpu.bank.hardware.dr7;
-        if is_amd {
-            vmcs.dr6 = cpu.bank.hardware.dr6;
-        }
-        cpu.bank.hardware.dr7 = Dr7::RESET.0;
-        cpu.guest = None;
     }
 
     /// VM exit, with its handler.

@@ -19,6 +19,9 @@ impl Machine {
     ) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
         self.return_to_user(id, cpu, probe);
+        if let Some(refusal) = self.protected() {
+            return Ok(refusal);
+        }
         let injects = |bit| debug.control & bit != 0;
         let waits = self.vcpu(id).pending_db.is_some() || self.vcpu(id).pending_bp;
         if injects(GuestDebug::INJECT_DB | GuestDebug::INJECT_BP) && waits {
@@ -57,6 +60,9 @@ impl Machine {
         let cpu = self.out_of_guest(id)?;
         self.policy.has_debugregs()?;
         self.return_to_user(id, cpu, probe);
+        if let Some(refusal) = self.protected() {
+            return Ok(refusal);
+        }
         // `kvm_handle_exception_payload_quirk`: who has not asked for payloads finds them delivered.
         if let Some(Some(payload)) = self.vcpu(id).pending_db {
             self.vcpus[id.index()].pending_db = Some(None);
@@ -78,6 +84,9 @@ impl Machine {
         let cpu = self.out_of_guest(id)?;
         self.policy.has_debugregs()?;
         self.return_to_user(id, cpu, probe);
+        if let Some(refusal) = self.protected() {
+            return Ok(refusal);
+        }
         let policy = self.policy;
         if !policy.has(Delta::H12) && [dr6, dr7].into_iter().flatten().any(has_upper) {
             return Ok(refused(
@@ -108,6 +117,7 @@ impl Machine {
 
     /// INIT (`kvm_vcpu_reset`): what waited to be injected is gone, the debugger's settings survive.
     pub(crate) fn init<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.unprotected()?;
         let cpu = self.out_of_guest(id)?;
         self.return_to_user(id, cpu, probe);
         let policy = self.policy;
@@ -128,6 +138,12 @@ impl Machine {
         }
         self.own_view(id, Some(Dr6::IDLE.0));
         Ok(Outcome::Ok)
+    }
+
+    /// `guest_state_protected`: -EINVAL.
+    fn protected(&self) -> Option<Outcome> {
+        let is_protected = self.policy.world().is_protected();
+        is_protected.then(|| refused(Errno::EINVAL, "KVM cannot see the registers of a protected guest"))
     }
 
     /// The guest is entitled to what it was given from outside.

@@ -8,16 +8,19 @@ mod access;
 mod db;
 mod emulator;
 mod entry;
+mod hardware;
 mod ioctl;
 mod mov_dr;
 mod nested;
 mod system;
 
-use debugreg::{Breakpoint, Dr, Dr6, Dr7, Slot};
+use debugreg::{Breakpoint, Dr, Dr6, Dr7, Registers, Slot};
 
 use crate::event::Misuse;
 use crate::machine::{Machine, Vendor};
 use crate::policy::common;
+use crate::policy::hooks::World;
+use crate::policy::pvm::filtered;
 use crate::step::{Kvm, On};
 use crate::{CpuId, VcpuId};
 
@@ -37,6 +40,23 @@ impl Machine {
         match self.in_guest(id) {
             Ok(cpu) => Err(Misuse::InGuest(cpu, id)),
             Err(_) => Ok(self.task(self.vcpu(id).task).cpu),
+        }
+    }
+
+    /// What KVM does to a guest's registers behind its back, it cannot do to one whose state is protected.
+    fn unprotected(&self) -> Result<(), Misuse> {
+        if self.policy.world().is_protected() {
+            return Err(Misuse::NotExpressible("KVM cannot see the registers of a protected guest"));
+        }
+        Ok(())
+    }
+
+    /// The registers that should be in force while a guest runs; under PVM, as far as its filter lets them through.
+    pub(crate) fn effective(&self, id: VcpuId) -> Registers {
+        let effective = self.vcpu(id).effective();
+        match self.policy.world() {
+            World::Software => Registers { dr7: filtered(effective.dr7, effective.dr), ..effective },
+            _ => effective,
         }
     }
 

@@ -8,7 +8,7 @@ use debugreg::{Dr, Dr6, Dr7};
 use crate::event::{DrAccess, Misuse, Outcome, Vector};
 use crate::hit::Exception;
 use crate::machine::{Machine, Vendor};
-use crate::policy::hooks::{DrHandling, MovDr};
+use crate::policy::hooks::{DrHandling, MovDr, World};
 use crate::policy::{Delta, common};
 use crate::step::Probe;
 use crate::vcpu::DebugExit;
@@ -59,7 +59,8 @@ impl Machine {
             return Ok(self.undefined(id, cpu));
         };
         let intercepted = self.mov_dr_exits(id, number, write.is_some());
-        let exits_first = intercepted && self.options.vendor == Vendor::Intel;
+        let world = self.policy.world();
+        let exits_first = intercepted && (self.options.vendor == Vendor::Intel || world == World::Software);
         if !exits_first {
             let dr7 = self.cpu(cpu).bank.hardware.dr7;
             match mov_dr_fault(dr, write, cpl, dr7) {
@@ -71,19 +72,14 @@ impl Machine {
                 None => {}
             }
         }
+        if intercepted && world == World::SevEs {
+            return Ok(self.remembered_dr7(id, cpu, write));
+        }
         if intercepted {
             self.leave(id, cpu, probe);
-            let cpl = if self.policy.has(Delta::H08) { 0 } else { cpl };
-            let fault = if exits_first { mov_dr_fault(dr, write, cpl, self.vcpu(id).vmcs.dr7) } else { None };
-            if let Some(vector) = fault {
+            if let Some(fault) = self.mov_dr_fault_found_by_kvm(id, dr, write, cpl) {
                 self.cpus[cpu.index()].bank.cost.vm_exits += 1;
-                return Ok(self.inject(id, cpu, vector, probe));
-            }
-            // Without decode assists KVM emulates the access, and the emulator asks the guest's DR7 for GD (H-21).
-            let emulates = self.is_amd() && !self.options.decode_assists && self.vcpu(id).is_debugged();
-            if emulates && self.policy.has(Delta::H21) && self.vcpu(id).dr7 & Dr7::GD != 0 {
-                self.cpus[cpu.index()].bank.cost.vm_exits += 1;
-                return Ok(self.guests_emulated_db(id, cpu, Dr6::BD, !self.policy.has(Delta::H20), probe));
+                return Ok(self.inject(id, cpu, fault, probe));
             }
             let handling = self.handle_dr(id, cpu, DrAccess { dr: number, write }, probe);
             if handling == DrHandling::Emulate && self.vcpu(id).is_stepped() {
@@ -109,6 +105,35 @@ impl Machine {
             }
             None => Outcome::Value(self.cpu(cpu).bank.hardware.get(dr)),
         })
+    }
+
+    /// What KVM checks of a MOV DR that has exited.
+    fn mov_dr_fault_found_by_kvm(&self, id: VcpuId, dr: Dr, write: Option<u64>, cpl: u8) -> Option<Fault> {
+        let (policy, vcpu) = (self.policy, self.vcpu(id));
+        // The emulator asks the guest's DR7 for GD, whoever has the registers (H-21).
+        let asks_guest = policy.has(Delta::H21);
+        let emulated = |vector| Fault { vector, by: if asks_guest { By::OldEmulator } else { By::Emulator } };
+        if policy.world() == World::Software {
+            let dr7 = if asks_guest { vcpu.dr7 } else { vcpu.effective_dr7() };
+            return mov_dr_fault(dr, write, cpl, dr7).map(emulated);
+        }
+        if !self.is_amd() {
+            let cpl = if policy.has(Delta::H08) { 0 } else { cpl };
+            return mov_dr_fault(dr, write, cpl, vcpu.vmcs.dr7).map(|vector| Fault { vector, by: By::Vmx });
+        }
+        // The processor has looked already. Without decode assists KVM emulates the access for a debugger's guest.
+        let emulates = !self.options.decode_assists && vcpu.is_debugged();
+        (emulates && asks_guest && vcpu.dr7 & Dr7::GD != 0).then(|| emulated(Vector::Debug))
+    }
+
+    /// The #VC handler of an SEV-ES guest answers from its memory; a write makes it tell the host, which does nothing.
+    fn remembered_dr7(&mut self, id: VcpuId, cpu: CpuId, write: Option<u64>) -> Outcome {
+        let vcpu = &mut self.vcpus[id.index()];
+        let Some(value) = write else { return Outcome::Value(vcpu.dr7) };
+        vcpu.dr7 = fixed(Dr::Control, value);
+        vcpu.own.dr7 = vcpu.dr7;
+        self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+        Outcome::Ok
     }
 
     /// The exit handler of a MOV DR: opens the window and lets the guest try again, or emulates the one access.
@@ -137,18 +162,24 @@ impl Machine {
         matches!(number, 4 | 5) && self.policy.has(Delta::H16)
     }
 
-    /// The exit handler of a MOV DR found that it faults: #DB is the debugger's if it owns the registers.
-    fn inject<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, vector: Vector, probe: &mut P) -> Outcome {
-        if vector == Vector::Debug {
-            let vcpu = self.vcpu(id);
-            if vcpu.debugger_owns() {
-                let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
-                return self.exit_debug(id, cpu, DebugExit { dr6, dr7: vcpu.vmcs.dr7 }, probe);
+    /// A fault that KVM found goes to whom it concerns: #DB is the debugger's if it owns the registers.
+    fn inject<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, fault: Fault, probe: &mut P) -> Outcome {
+        match (fault.vector, fault.by) {
+            (Vector::Debug, By::OldEmulator) => {
+                self.guests_emulated_db(id, cpu, Dr6::BD, !self.policy.has(Delta::H20), probe)
             }
-            self.queue_db(id, Dr6::BD, Dr6::BD);
+            (Vector::Debug, By::Emulator) => self.emulated_db(id, cpu, Dr6::BD, true, probe),
+            (Vector::Debug, By::Vmx) if self.vcpu(id).debugger_owns() => {
+                let vcpu = self.vcpu(id);
+                let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
+                self.exit_debug(id, cpu, DebugExit { dr6, dr7: vcpu.vmcs.dr7 }, probe)
+            }
+            (Vector::Debug, By::Vmx) => self.guests_emulated_db(id, cpu, Dr6::BD, true, probe),
+            (vector, _) => {
+                self.enter(id, cpu, probe);
+                self.exception(id, cpu, vector)
+            }
         }
-        self.enter(id, cpu, probe);
-        self.exception(id, cpu, vector)
     }
 
     /// #UD.
@@ -159,6 +190,23 @@ impl Machine {
     fn exception(&self, id: VcpuId, cpu: CpuId, vector: Vector) -> Outcome {
         Outcome::Exception { vector, dr6: self.guest_dr(id, cpu, Dr::Status), fault: true }
     }
+}
+
+/// A fault that KVM found, and where.
+#[derive(Copy, Clone, Debug)]
+struct Fault {
+    vector: Vector,
+    by: By,
+}
+
+#[derive(Copy, Clone, Debug)]
+enum By {
+    /// `handle_dr` of VMX.
+    Vmx,
+    /// The instruction emulator.
+    Emulator,
+    /// The instruction emulator to 7.1 (H-21).
+    OldEmulator,
 }
 
 /// Why a MOV DR faults, given the DR7 whose GD counts: #GP for the privilege comes before #DB, and a value with bits

@@ -13,6 +13,7 @@ use debugreg::{Dr, Dr6, Dr7};
 
 use crate::event::{Misuse, Outcome};
 use crate::machine::Machine;
+use crate::policy::hooks::World;
 use crate::policy::{Delta, common};
 use crate::step::{Field, Probe};
 use crate::vcpu::Nested;
@@ -29,6 +30,9 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
+        if self.policy.world() != World::Virtualised {
+            return Err(Misuse::NotExpressible("a guest of a guest needs VMX or SVM"));
+        }
         if self.vcpu(id).nested.is_some() {
             return Err(Misuse::NotExpressible("a guest of a guest of a guest"));
         }

@@ -18,6 +18,7 @@ impl Machine {
     /// An SMI: DR6 and DR7 go to SMRAM, DR7 takes its reset value; DR0-DR3 stay. The handler's own SMIs wait for its end,
     /// and a debugger can hold all of them off (KVM_GUESTDBG_BLOCKIRQ).
     pub(crate) fn smi<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.unprotected()?;
         self.policy.has_smm()?;
         let vcpu = *self.vcpu(id);
         let held_off = vcpu.smram.is_some() || vcpu.debug.control & GuestDebug::BLOCKIRQ != 0;
@@ -46,6 +47,7 @@ impl Machine {
 
     /// A task switch by hardware, which KVM emulates: the local enables go.
     pub(crate) fn task_switch<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
+        self.unprotected()?;
         self.in_guest(id)?;
         self.outside(id, probe, |machine, cpu, probe| {
             let is_amd = machine.is_amd();

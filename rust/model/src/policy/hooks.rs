@@ -1,7 +1,8 @@
 //! What a KVM half is asked, and who answers: the defaults are what the newest Linux does.
 
 use super::{
-    Delta, KvmHalf, Policy, lean, linux_2_6_30, linux_2_6_32, linux_2_6_33, linux_3_15, linux_5_15, perf_sched, skip,
+    Delta, KvmHalf, Policy, lean, linux_2_6_30, linux_2_6_32, linux_2_6_33, linux_3_15, linux_5_15, perf_sched, pvm,
+    sev_es, skip, tdx,
 };
 use crate::event::Misuse;
 use crate::machine::Vendor;
@@ -25,8 +26,33 @@ pub(crate) struct MovDr {
     pub(crate) is_write: bool,
 }
 
+/// Who switches a guest's registers where KVM does not.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum World {
+    /// VMX or SVM.
+    Virtualised,
+    /// Nobody.
+    Software,
+    /// The TDX module.
+    Tdx,
+    /// SVM with encrypted state, without DebugSwap.
+    SevEs,
+    /// With it.
+    DebugSwap,
+}
+
+impl World {
+    /// KVM cannot see the guest's registers (`guest_state_protected`).
+    pub(crate) const fn is_protected(self) -> bool {
+        matches!(self, World::Tdx | World::SevEs | World::DebugSwap)
+    }
+}
+
 /// A KVM half.
 pub(super) trait Half {
+    /// Who switches what it does not.
+    const WORLD: World = World::Virtualised;
+
     /// Whether it has `KVM_GET_DEBUGREGS` and `KVM_SET_DEBUGREGS` (2.6.34).
     const HAS_DEBUGREGS: bool = true;
 
@@ -38,6 +64,9 @@ pub(super) trait Half {
 
     /// On the way out, with interrupts still off.
     fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>);
+
+    /// `kvm_arch_vcpu_load`: the thread takes the vCPU up.
+    fn vcpu_load<P: Probe>(_: &mut Kvm<'_, P>) {}
 
     /// `kvm_arch_vcpu_put`: the thread leaves its CPU, or returns to user space.
     fn vcpu_put<P: Probe>(_: &mut Kvm<'_, P>) {}
@@ -94,6 +123,22 @@ macro_rules! with_half {
                 type $half = lean::Lean;
                 $body
             }
+            KvmHalf::Pvm => {
+                type $half = pvm::Pvm;
+                $body
+            }
+            KvmHalf::Tdx => {
+                type $half = tdx::Tdx;
+                $body
+            }
+            KvmHalf::SevEs => {
+                type $half = sev_es::SevEs;
+                $body
+            }
+            KvmHalf::DebugSwap => {
+                type $half = sev_es::DebugSwap;
+                $body
+            }
         }
     };
 }
@@ -116,6 +161,12 @@ impl Policy {
         with_half!(self.kvm, Half => Half::vm_exit(kvm));
     }
 
+    /// The thread takes the vCPU up.
+    #[inline]
+    pub(crate) fn vcpu_load<P: Probe>(self, kvm: &mut Kvm<'_, P>) {
+        with_half!(self.kvm, Half => Half::vcpu_load(kvm));
+    }
+
     /// The thread leaves its CPU, or returns to user space.
     #[inline]
     pub(crate) fn vcpu_put<P: Probe>(self, kvm: &mut Kvm<'_, P>) {
@@ -135,6 +186,12 @@ impl Policy {
     /// Whether a guest's #DB exits although nobody debugs it: on VMX since 2.6.32, on SVM since 4.4.
     pub(crate) fn intercepts_db(self, vendor: Vendor) -> bool {
         with_half!(self.kvm, Half => Half::intercepts_db(self, vendor))
+    }
+
+    /// Who switches what KVM does not.
+    #[inline]
+    pub(crate) fn world(self) -> World {
+        with_half!(self.kvm, Half => Half::WORLD)
     }
 
     /// `KVM_GET_DEBUGREGS` and `KVM_SET_DEBUGREGS` came with 2.6.34.

@@ -13,7 +13,10 @@ mod linux_2_6_33;
 mod linux_3_15;
 mod linux_5_15;
 mod perf_sched;
+pub(crate) mod pvm;
+mod sev_es;
 mod skip;
+mod tdx;
 
 use std::fmt;
 
@@ -54,6 +57,10 @@ pub enum KvmHalf {
     PerfSched,
     Skip,
     Lean,
+    Pvm,
+    Tdx,
+    SevEs,
+    DebugSwap,
 }
 
 impl KvmHalf {
@@ -68,6 +75,10 @@ impl KvmHalf {
             KvmHalf::PerfSched => "perf-sched",
             KvmHalf::Skip => "skip",
             KvmHalf::Lean => "lean",
+            KvmHalf::Pvm => "pvm",
+            KvmHalf::Tdx => "tdx",
+            KvmHalf::SevEs => "sev-es",
+            KvmHalf::DebugSwap => "sev-es-debugswap",
         }
     }
 }
@@ -130,6 +141,14 @@ pub const NAMED: &[Named] = &[
         .without(&[Delta::H01, Delta::HB34]),
     Named::new("linux-6.14", HostHalf::Perf, KvmHalf::Linux5_15, v(6, 14),
         "as linux-5.15; DR6 is loaded once, outside the run loop"),
+    Named::new("pvm", HostHalf::Perf, KvmHalf::Pvm, v(6, 18),
+        "no virtualisation by hardware: software switches DR7, behind a filter of addresses; each MOV DR is emulated"),
+    Named::new("tdx", HostHalf::Perf, KvmHalf::Tdx, NEWEST,
+        "the TDX module switches the guest's registers; KVM brings back the host's"),
+    Named::new("sev-es", HostHalf::Perf, KvmHalf::SevEs, NEWEST,
+        "a guest's DR7 stays at its reset value, and DR0-DR3 are nobody's: its breakpoints never fire"),
+    Named::new("sev-es-debugswap", HostHalf::Perf, KvmHalf::DebugSwap, NEWEST,
+        "the processor switches the guest's registers, and back to those that KVM has stored"),
     Named::new("linux", HostHalf::Perf, KvmHalf::Linux5_15, NEWEST,
         "the newest Linux: as linux-6.14; DR7 is disarmed with 0x400, the emulator heeds the debugger"),
 ];

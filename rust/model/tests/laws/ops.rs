@@ -193,9 +193,16 @@ pub(crate) fn options() -> impl Strategy<Value = Options> {
     })
 }
 
+/// Policies that do not promise that what is armed is what is owed.
+const NO_PROMISE: &[&str] = &["sev-es"];
+
 /// The named policies of a host half. H-02 is left out: after it nothing can be said of a guest's registers.
 pub(crate) fn policies(host: HostHalf) -> impl Strategy<Value = Policy> {
-    let names: Vec<_> = NAMED.iter().filter(|named| named.host == host).map(|named| named.name).collect();
+    let names: Vec<_> = NAMED
+        .iter()
+        .filter(|named| named.host == host && !NO_PROMISE.contains(&named.name))
+        .map(|named| named.name)
+        .collect();
     prop::sample::select(names).prop_map(|name| {
         let policy = Policy::parse(name).expect("named");
         let fixed = format!("{name}+H-02=fixed");
