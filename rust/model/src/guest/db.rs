@@ -45,6 +45,7 @@ impl Machine {
         // A register that was not loaded for the guest holds an address that is not its own (Z-10).
         let strangers = if self.policy.has(Delta::Z10) { 0 } else { Dr6::TRAPS & !u64::from(self.vcpu(id).loaded) };
         self.leave(id, cpu, probe);
+        self.vcpus[id.index()].vmcs.dr6 &= !strangers;
         let payload = !strangers
             & match self.options.vendor {
                 Vendor::Intel if !in_software => events,
