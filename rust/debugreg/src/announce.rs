@@ -7,7 +7,7 @@
 //!
 //! * **Claim.** A slot belongs to whoever brought its owner word from free to his own, by compare-and-swap. Nobody is
 //!   moved and nobody loses what he has: an owned slot is refused, because its owner was promised a register.
-//! * **Say so.** [`Word::Announced`] changes with every announcement: a count, above a mask of the announced slots.
+//! * **Say so.** [`Word::Announced`] counts what is announced and withdrawn.
 //! * **Notice and yield.** Whoever writes the registers looks at that word before and after, and writes again if it
 //!   changed; the shadow of DR7 is changed by single instructions that keep everybody's bits.
 //! * **Lend.** While the registers are not the host's to arm (an NMI or #DB handler, a guest from its entry to its exit),
@@ -18,9 +18,6 @@
 
 use crate::bank::slots;
 use crate::{Breakpoint, Dr, Dr6, Dr7, Owner, Slot, Steps, Word, encode_dr7, encode_slot};
-
-/// Bits of [`Word::Announced`] that say which slots; the rest counts.
-const SLOTS: u64 = 0xf;
 
 /// Takes a slot for kgdb if it is free; whether it was. One compare-and-swap, without locks.
 #[inline]
@@ -40,7 +37,7 @@ pub fn set<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
     // The address first: whoever finds the enable finds it.
     cpu.store(Word::Address(slot), bp.address);
     cpu.or(Word::Control, encode_dr7(slot, bp.kind, bp.length));
-    say(cpu, slot, true);
+    say_so(cpu);
 }
 
 /// Removes the breakpoint of an announced slot, and gives the slot back; likewise from a context that has lent the
@@ -53,17 +50,14 @@ pub fn clear<S: Steps>(cpu: &mut S, slot: Slot, bp: Breakpoint) {
             break;
         }
     }
-    say(cpu, slot, false);
     release(cpu, slot);
+    say_so(cpu);
 }
 
 /// Announcements come from one context at a time (an NMI does not nest), so that a load and a store count.
-fn say<S: Steps>(cpu: &mut S, slot: Slot, is_announced: bool) {
-    let word = cpu.load(Word::Announced);
-    let (count, slots) = (word & !SLOTS, word & SLOTS);
-    let bit = u64::from(slot.bit());
-    let slots = if is_announced { slots | bit } else { slots & !bit };
-    cpu.store(Word::Announced, count.wrapping_add(SLOTS + 1) | slots);
+fn say_so<S: Steps>(cpu: &mut S) {
+    let count = cpu.load(Word::Announced);
+    cpu.store(Word::Announced, count.wrapping_add(1));
 }
 
 /// [`crate::bank::install`] that yields to announcements.
@@ -147,9 +141,10 @@ pub struct Loan {
 #[inline]
 pub fn lend<S: Steps>(cpu: &mut S) -> Loan {
     let outer = cpu.load(Word::Lent);
-    // Before the other: what is announced from the store on is left to us.
+    // First: what is announced from the store on is left to us, and must show as a change.
+    let announced = cpu.load(Word::Announced);
     cpu.store(Word::Lent, 1);
-    Loan { announced: cpu.load(Word::Announced), outer }
+    Loan { announced, outer }
 }
 
 /// Takes the registers back after a handler that disarmed them, and arms again what [`crate::bank::local_db_save`] found
@@ -167,13 +162,18 @@ pub fn take_back<S: Steps>(cpu: &mut S, loan: Loan, saved: u64) {
         }
     }
     until_nothing_is_announced(cpu, now, |cpu| {
-        let now = cpu.load(Word::Announced);
-        for slot in slots().filter(|slot| now & u64::from(slot.bit()) != 0) {
-            let address = cpu.load(Word::Address(slot));
-            cpu.write_dr(Dr::Address(slot), address);
+        // Of the slots that kgdb has or may have had, what the shadow says; of the others, what was found.
+        let mut ours = 0;
+        for slot in slots() {
+            let owner = cpu.load(Word::Owner(slot));
+            if owner == Owner::KGDB.word() {
+                let address = cpu.load(Word::Address(slot));
+                cpu.write_dr(Dr::Address(slot), address);
+            }
+            if owner == Owner::KGDB.word() || owner == Owner::NONE.word() {
+                ours |= fields(slot);
+            }
         }
-        // Of the slots that were or are announced, what the shadow says; of the others, what was found.
-        let ours = fields((loan.announced | now) & SLOTS);
         let control = cpu.load(Word::Control);
         cpu.write_dr(Dr::Control, saved & !ours | control & (ours | Dr7::GE));
     });
@@ -188,8 +188,7 @@ pub fn take_back_from_guest<S: Steps>(cpu: &mut S, loan: Loan) {
     }
 }
 
-/// The enable bits and fields of DR7 that belong to a mask of slots.
-fn fields(mask: u64) -> u64 {
-    let of = |slot: Slot| 0b11 << (2 * slot.index()) | 0xf << (16 + 4 * slot.index());
-    slots().filter(|slot| mask & u64::from(slot.bit()) != 0).fold(0, |bits, slot| bits | of(slot))
+/// The enable bits and the fields of DR7 that belong to a slot.
+const fn fields(slot: Slot) -> u64 {
+    0b11 << (2 * slot.index()) | 0xf << (16 + 4 * slot.index())
 }

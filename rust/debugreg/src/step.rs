@@ -51,7 +51,7 @@ pub enum Word {
     Address(Slot),
     /// Shadow of DR7 without bit 10 (Linux: `cpu_dr7`).
     Control,
-    /// Which slots are announced, and how often that changed ([`crate::announce`]; Linux has none).
+    /// How often a slot was announced or withdrawn ([`crate::announce`]; Linux has none).
     Announced,
     /// Whether the registers are lent: to a handler that disarmed them, to a guest ([`crate::announce`]; Linux has none).
     Lent,

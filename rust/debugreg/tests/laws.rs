@@ -4,12 +4,16 @@
 //! and the registers. Source of the laws: INV1 to INV4 and section 8 of linux-host, after
 //! arch/x86/kernel/hw_breakpoint.c (6.17).
 
+mod probe;
+
 use debugreg::bank::{self, Registers};
 use debugreg::{
     Bank, Breakpoint, Dr, Dr6, Dr7, Enable, Kind, Length, Owner, Slot, Steps, Word, announce, encode_dr7, encode_slot,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
+
+use crate::probe::{Probe, Step};
 
 // Arbitrary values
 
@@ -180,57 +184,6 @@ impl World {
 
 /// For where any breakpoint will do.
 const ANY: Breakpoint = Breakpoint { address: 0x1000, kind: Kind::Write, length: Length::Eight };
-
-// Every step, seen from outside
-
-#[derive(Copy, Clone, PartialEq, Debug)]
-enum Step {
-    Load(Word),
-    Store(Word, u64),
-    Or(Word, u64),
-    CompareExchange(Word, u64, u64),
-    WriteDr(Dr, u64),
-    ReadDr(Dr),
-}
-
-/// Runs `before` ahead of every step, where an NMI can strike: with the bank as it is then.
-struct Probe<'a> {
-    cpu: &'a mut Bank,
-    before: &'a mut dyn FnMut(&mut Bank, Step),
-}
-
-impl Probe<'_> {
-    fn at(&mut self, step: Step) -> &mut Bank {
-        (self.before)(self.cpu, step);
-        self.cpu
-    }
-}
-
-impl Steps for Probe<'_> {
-    fn load(&mut self, word: Word) -> u64 {
-        self.at(Step::Load(word)).load(word)
-    }
-
-    fn store(&mut self, word: Word, value: u64) {
-        self.at(Step::Store(word, value)).store(word, value);
-    }
-
-    fn or(&mut self, word: Word, bits: u64) {
-        self.at(Step::Or(word, bits)).or(word, bits);
-    }
-
-    fn compare_exchange(&mut self, word: Word, old: u64, new: u64) -> bool {
-        self.at(Step::CompareExchange(word, old, new)).compare_exchange(word, old, new)
-    }
-
-    fn write_dr(&mut self, dr: Dr, value: u64) {
-        self.at(Step::WriteDr(dr, value)).write_dr(dr, value);
-    }
-
-    fn read_dr(&mut self, dr: Dr) -> u64 {
-        self.at(Step::ReadDr(dr)).read_dr(dr)
-    }
-}
 
 /// The transitions that program DR7.
 #[derive(Copy, Clone, Debug)]

@@ -322,7 +322,7 @@ impl Machine {
     }
 
     /// The context of a task for an addition: it is nobody's clone any more (`find_get_context`, `unclone_ctx`).
-    fn own_context(&mut self, task: TaskId) -> ContextId {
+    pub(crate) fn own_context(&mut self, task: TaskId) -> ContextId {
         let id = self.task(task).context.unwrap_or_else(|| {
             let id = ContextId::from(self.contexts.len());
             self.contexts.push(Context::new(Some(task)));
@@ -471,6 +471,8 @@ impl Machine {
         self.remove_from_context(id, probe);
         if matches!(self.counter(id).origin, Origin::Inherited(_)) {
             self.bury(id);
+        } else {
+            self.counters[id.index()].state = State::Exit;
         }
     }
 

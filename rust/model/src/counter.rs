@@ -166,7 +166,9 @@ pub enum State {
     Active,
     /// Pinned, and no register could be had.
     Error,
-    /// Closed, or its task is gone.
+    /// Its task has exited, or has called execve and it was not to outlive that; the slot stays until it is closed.
+    Exit,
+    /// Closed.
     Dead,
 }
 

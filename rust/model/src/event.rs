@@ -312,14 +312,15 @@ pub enum Holder {
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs, reason = "the names are errno(3)'s")]
 #[rustfmt::skip]
-pub enum Errno { EPERM = 1, ESRCH = 3, EIO = 5, EACCES = 13, EBUSY = 16, ENODEV = 19, EINVAL = 22, ENOSPC = 28, EOPNOTSUPP = 95 }
+pub enum Errno { EPERM = 1, ESRCH = 3, EIO = 5, EBADF = 9, EACCES = 13, EBUSY = 16, ENODEV = 19, EINVAL = 22, ENOSPC = 28, EOPNOTSUPP = 95 }
 
 impl Errno {
     /// All that the model can answer.
-    pub const ALL: [Errno; 9] = [
+    pub const ALL: [Errno; 10] = [
         Errno::EPERM,
         Errno::ESRCH,
         Errno::EIO,
+        Errno::EBADF,
         Errno::EACCES,
         Errno::EBUSY,
         Errno::ENODEV,

@@ -135,8 +135,8 @@ impl Machine {
                 heard.is_deadly = true;
             }
         }
-        if heard.is_deadly || heard.sigtrap.is_some() {
-            heard.sigtrap = Some(Dr6::from_events(self.task(task).virtual_dr6).0);
+        if heard.is_deadly {
+            self.signal(task, heard);
         }
         notified.sets_rf
     }
@@ -278,10 +278,15 @@ impl Machine {
                     heard.counters.push(original);
                 }
                 if counter.attr.sigtrap {
-                    heard.sigtrap = Some(Dr6::from_events(self.task(task).virtual_dr6).0);
+                    self.signal(task, heard);
                 }
             }
         }
+    }
+
+    /// SIGTRAP. A tracer is told at once, and reads DR6 as it is then.
+    fn signal(&self, task: TaskId, heard: &mut Heard) {
+        heard.sigtrap = heard.sigtrap.or(Some(Dr6::from_events(self.task(task).virtual_dr6).0));
     }
 }
 

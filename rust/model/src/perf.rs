@@ -59,7 +59,13 @@ impl Machine {
             ));
         }
         // 7
-        if group.is_some_and(|leader| self.counter(leader).attr.inherit != attr.inherit) {
+        if group.is_some_and(|leader| !self.task(by).descriptors.contains(&leader)) {
+            return Err(Refusal::new(Errno::EBADF, "the caller has no descriptor of the group's leader"));
+        }
+        if group.is_some_and(|leader| self.counter(leader).state == State::Exit) {
+            return Err(Refusal::new(Errno::ENODEV, "the leader's task has exited, or has called execve"));
+        }
+        if task.is_some() && group.is_some_and(|leader| self.counter(leader).attr.inherit != attr.inherit) {
             return Err(Refusal::new(Errno::EINVAL, "a group is inherited as a whole or not at all"));
         }
         // 9
@@ -95,6 +101,12 @@ impl Machine {
         {
             return Err(Refusal::new(Errno::ENODEV, "the CPU is offline"));
         }
+        // The task's context is fetched for an addition, and is nobody's clone from here on, whatever comes of it.
+        if let Some(task) = task
+            && self.policy.host == HostHalf::Perf
+        {
+            self.own_context(task);
+        }
         // 16
         if let Some(leader) = group {
             self.may_follow(attr, task, cpu, leader)?;
@@ -129,7 +141,10 @@ impl Machine {
         if leads_on != cpu {
             return invalid("a group is of one CPU, or of any");
         }
-        if target != task || context.is_none() || context != self.joins(task, cpu) {
+        // By context, not by task: a swap (7.3) has given the leader's context to another. A counter of a CPU that was
+        // offline since is in no context any more, and still of one.
+        let leads = context.or_else(|| self.joins(target, leads_on));
+        if leads.is_none() || leads != self.joins(task, cpu) {
             return invalid("a group is of one context");
         }
         if attr.pinned {

@@ -55,6 +55,12 @@ pub(crate) enum Op {
     Stepped = 11,
 }
 
+/// RET, which all memory of a scenario is full of.
+pub(crate) const RET: u8 = 0xc3;
+
+/// INT1.
+pub(crate) const INT1: u8 = 0xf1;
+
 /// RFLAGS.TF: the first word of an access that is to be single-stepped.
 pub(crate) const TF: u64 = 1 << 8;
 

@@ -8,7 +8,7 @@ use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Refusal, TaskId,
 };
 
-use crate::agent::{Op, TF};
+use crate::agent::{INT1, Op, RET, TF};
 use crate::attr;
 use crate::channel::{Message, payload};
 use crate::report::Seen;
@@ -22,10 +22,7 @@ const ENABLE: u64 = 0x2400;
 const DISABLE: u64 = 0x2401;
 const MODIFY: u64 = 0x4008_240b;
 
-/// RET, which all memory is full of.
-const RET: u8 = 0xc3;
 const POPF: u8 = 0x9d;
-const INT1: u8 = 0xf1;
 
 /// The selector of user data, which MOV SS takes.
 const USER_DS: [u8; 2] = [0x2b, 0];
@@ -454,6 +451,11 @@ impl Performance<'_> {
             Insn::Xchg | Insn::Cmpxchg | Insn::Rep(_) => matches!(bytes, 1 | 2 | 4 | 8),
             Insn::MovSs => bytes == 2,
         };
+        // POPF stands right before it, where nobody may wait for it.
+        let before = access.address.wrapping_sub(1);
+        let stepped = insn == Insn::PopfTf && access.what == What::Execute;
+        let awaited = |counter: &Counter| counter.attr.bp_type == BpType::X && counter.attr.bp_addr == before;
+        let instruction = instruction && !(stepped && self.counters.iter().any(awaited));
         if !possible || !instruction || !self.tasks.lives(task) || !self.tasks.is_running(task) {
             let why = if possible { "this driver has no such access" } else { "nothing can be mapped there" };
             self.uncounted = Some(format!("an access before it was not performed: {why}"));
@@ -505,9 +507,13 @@ impl Performance<'_> {
                 let drain = Message::call(libc::SYS_read, &[out, payload(0), bytes]);
                 (Message::call(libc::SYS_write, &[into, access.address, bytes]), drain)
             };
-            self.tasks.call(task, &first)?;
-            let answer = self.tasks.call(task, &then)?;
-            return Ok(if answer.signals() > 0 { Fate::Signalled } else { Fate::Done });
+            return Ok(match self.tasks.access(task, &first, false)? {
+                Fate::Done => self.tasks.access(task, &then, false)?,
+                fate => {
+                    self.tasks.call(task, &then)?;
+                    fate
+                }
+            });
         }
         let Access { what, address, .. } = access;
         // Where the instruction itself, or what it loads, must be another than everywhere.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use debugreg_model::scenario::{Scenario, TaskDeclaration};
 use debugreg_model::{Capabilities, Event};
 
-use crate::agent::{Op, sigaction};
+use crate::agent::{INT1, Op, TF, sigaction};
 use crate::channel::{Message, payload};
 use crate::world::{Place, TASKS, WALL, World, fetch, round};
 use crate::{Error, Going};
@@ -24,6 +24,7 @@ const PTRACE_PEEKUSER: u64 = 3;
 const PTRACE_POKEUSER: u64 = 6;
 const PTRACE_CONT: u64 = 7;
 const PTRACE_DETACH: u64 = 17;
+const PTRACE_GETSIGINFO: u64 = 0x4202;
 const PTRACE_SEIZE: u64 = 0x4206;
 const PTRACE_INTERRUPT: u64 = 0x4207;
 
@@ -397,7 +398,8 @@ impl<'w> Tasks<'w> {
         Ok(())
     }
 
-    /// Has an access made, and waits for what comes of it. A `deadly` one kills who has no tracer.
+    /// Has an access made, and waits for what comes of it. A `deadly` one kills who has no tracer; a tracer lets it happen
+    /// once.
     pub(crate) fn access(&mut self, id: usize, message: &Message, deadly: bool) -> Result<Fate, Error> {
         self.ready(id)?;
         self.world.pairs[id - 1].0.send(message)?;
@@ -425,6 +427,9 @@ impl<'w> Tasks<'w> {
                         let dr6 = self.peek(tracer, pid, 6)?.map_err(|errno| lost("PTRACE_PEEKUSER", errno))?;
                         fate = Fate::Trapped(dr6);
                     }
+                    if deadly {
+                        self.go_on(tracer, pid)?;
+                    }
                     self.ptrace(tracer, PTRACE_CONT, pid, 0, 0)?.map_err(|errno| lost("PTRACE_CONT", errno))?;
                     self.world.awake[self.task(id).at] = Some(id);
                 }
@@ -443,6 +448,35 @@ impl<'w> Tasks<'w> {
                 return Err(Error::Lost("an access does not end".to_owned()));
             }
         }
+    }
+
+    /// After a deadly trap: TF is cleared, and an INT1 is behind. (Some hypervisors return to it as if it were a fault.)
+    fn go_on(&mut self, tracer: usize, pid: u64) -> Result<(), Error> {
+        const RIP: u64 = 8 * 16;
+        const EFLAGS: u64 = 8 * 18;
+        const TRAP_BRKPT: u32 = 1;
+        let mut word = |tasks: &mut Self, request: u64, at: u64, data: u64| {
+            let answer = tasks.round(tracer, &Message::call(libc::SYS_ptrace, &[request, pid, at, data]))?;
+            answer.result().map_err(|errno| lost("ptrace", errno))?;
+            Ok::<_, Error>(answer)
+        };
+        let flags = word(self, PTRACE_PEEKUSER, EFLAGS, payload(0))?.payload_word(0);
+        word(self, PTRACE_POKEUSER, EFLAGS, flags & !TF)?;
+        let signal = word(self, PTRACE_GETSIGINFO, 0, payload(0))?;
+        if signal.payload_half(8) == TRAP_BRKPT {
+            let rip = word(self, PTRACE_PEEKUSER, RIP, payload(0))?.payload_word(0);
+            if self.is_int1(pid, rip)? {
+                word(self, PTRACE_POKEUSER, RIP, rip + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_int1(&mut self, pid: u64, address: u64) -> Result<bool, Error> {
+        let vector = |at: u64| [at, 1].map(u64::to_le_bytes).concat();
+        let read = Message::call(libc::SYS_process_vm_readv, &[pid, payload(64), 1, payload(80), 1, 0]);
+        let read = read.with(64, &vector(payload(0))).with(80, &vector(address));
+        Ok(self.world.init(&read, self.going)?.payload_word(0) as u8 == INT1)
     }
 
     /// A tracer acts on another CPU than the one whom it stops, or they would be switched to each other.
