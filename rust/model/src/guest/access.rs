@@ -10,8 +10,8 @@ use crate::machine::Machine;
 use crate::step::Probe;
 
 impl Machine {
-    /// A memory or port access of the guest. Several #DBs of one instruction follow one another; the last one is told,
-    /// unless the debugger hears of one, which ends the guest's turn.
+    /// A memory or port access of the guest. Several #DBs of one instruction follow one another, and the first is told; one
+    /// that the debugger hears of ends the guest's turn.
     pub(crate) fn guest_access<P: Probe>(
         &mut self,
         id: VcpuId,
@@ -25,12 +25,12 @@ impl Machine {
         if emulated {
             return self.emulated_access(id, cpu, access, insn, behind_mov_ss, probe);
         }
-        let mut outcome = Outcome::nothing();
+        let mut first = None;
         // MOV SS holds the next instruction's fault off on Intel (SDM vol. 3, "Masking Exceptions and Interrupts When
         // Switching Stacks"), on AMD it does not.
         let held_off = behind_mov_ss && !self.is_amd();
         if let Some(exception) = fault(&self.cpu(cpu).bank.hardware, access, &self.options).filter(|_| !held_off) {
-            outcome = self.guest_db(id, cpu, exception, probe);
+            first = Some(self.guest_db(id, cpu, exception, probe));
         }
         for part in parts(access, insn) {
             if self.cpu(cpu).guest != Some(id) {
@@ -40,10 +40,11 @@ impl Machine {
             // TF is set for every instruction while a debugger single-steps, whether the guest has set it or not.
             let stepped = self.vcpu(id).is_stepped().then_some(Exception { events: Dr6::BS, is_fault: false });
             if let Some(exception) = trapped.into_iter().chain(stepped).reduce(merge) {
-                outcome = self.guest_db(id, cpu, exception, probe);
+                let outcome = self.guest_db(id, cpu, exception, probe);
+                first.get_or_insert(outcome);
             }
         }
-        Ok(outcome)
+        Ok(first.unwrap_or_else(Outcome::nothing))
     }
 }
 
