@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 import debugreg as dr
 
 POLICIES = [row.name for row in dr.policies()]
+TOUCHES_ANYWAY = {"linux-4.15", "linux-5.14", "sev-es-debugswap", "bhyve", "virtualbox", "xen", "none"}
+"""DR6 at every vcpu_put; the host's registers into the save area at every vcpu_load; others save and restore."""
+
 PERF_POLICIES = [row.name for row in dr.policies() if row.host == "perf"]
 
 SCENARIO = """\
@@ -339,7 +342,7 @@ def test_opening_a_disabled_counter_moves_nobody(m):
 
 
 @pytest.mark.parametrize("vendor", ["intel", "amd"])
-@pytest.mark.parametrize("policy", PERF_POLICIES)
+@pytest.mark.parametrize("policy", [policy for policy in PERF_POLICIES if policy not in TOUCHES_ANYWAY])
 def test_with_nothing_set_a_switch_an_entry_and_an_exit_touch_nothing(policy, vendor):
     m = dr.Machine(policy=policy, vendor=vendor)
     qemu, sh = m.task("qemu"), m.task("sh")
@@ -619,7 +622,7 @@ def test_a_kernel_without_a_shadow_makes_no_registers_up():
     [
         ("", "no event"),
         ("# a comment", "no event"),
-        ("nobody store 0 1", "column 1: found 'nobody', allowed is an actor: cpu0 to cpu1, qemu, sh, make"),
+        ("nobody store 0 1", "column 1: found 'nobody', allowed is an actor: cpu0 to cpu1, kernel, qemu, sh, make"),
         ("qemu dance", "column 6: found 'dance', allowed events of a task are"),
         ("qemu store 0 1 => maybe", "column 19: found 'maybe'"),
         ("qemu store 0 1\nqemu store 0 1", "found 'qemu'"),

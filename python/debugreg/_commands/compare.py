@@ -115,10 +115,10 @@ def _table(replays: Sequence[Replay], title: str, first: str) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(first, max_width=26, overflow="fold")
+    table.add_column(first, min_width=20, max_width=26, overflow="fold")
     for replay in replays:
-        # A long name breaks after its first dash.
-        name = replay.policy.replace("-", "-\n", 1).replace("+", "\n+")
+        # A long name breaks after its dashes.
+        name = replay.policy.replace("-", "-\n").replace("+", "\n+")
         table.add_column(name, justify="right", vertical="bottom", overflow="fold")
     return table
 
