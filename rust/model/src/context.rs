@@ -40,7 +40,7 @@ impl Class {
 }
 
 /// The counters of a task or of a CPU.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Context {
     /// Whose; `None` for a CPU's.
     pub(crate) task: Option<TaskId>,

@@ -18,7 +18,7 @@ use crate::step::{Mark, On, Probe, owner};
 use crate::{CounterId, CpuId, VcpuId};
 
 /// What kgdb remembers (`breakinfo[]`, `early_dr7`), and whom it has stopped.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Debugger {
     /// By kgdb's own numbers, which are not those of registers once perf is there.
     breakinfo: [Option<Entry>; 4],
@@ -30,7 +30,7 @@ pub(crate) struct Debugger {
 }
 
 /// An enabled entry of `breakinfo`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Entry {
     bp: Breakpoint,
     /// On which CPUs it is, and as what.
@@ -49,7 +49,7 @@ enum Part {
 }
 
 /// A CPU that stands still.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 struct Stopped {
     cpu: CpuId,
     /// The NMI that stopped it has saved this; the CPU that talks was stopped in its own way.
@@ -61,7 +61,7 @@ struct Stopped {
 }
 
 /// What a handler that disarms the registers must arm again.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Saved {
     dr7: u64,
     loan: Option<Loan>,
