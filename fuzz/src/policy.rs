@@ -5,20 +5,29 @@ use debugreg_model::Policy;
 use debugreg_model::policy::NAMED;
 
 /// Any policy; half of them as they are by nature.
+///
+/// # Errors
+///
+/// None: an input that has ended chooses the first of everything.
 pub fn any(u: &mut Unstructured<'_>) -> Result<Policy> {
-    let mut text = u.choose(&NAMED)?.name.to_owned();
+    let mut parts = vec![u.choose(&NAMED)?.name.to_owned()];
     if u.arbitrary()? {
-        for delta in parsed(&text).concerned() {
-            let state = *u.choose(&["", "", "on", "fixed"])?;
-            if !state.is_empty() {
-                text += &format!("+{}={state}", delta.id());
+        for delta in parsed(&parts[0]).concerned() {
+            match u.int_in_range(0..=3)? {
+                0 => parts.push(format!("{}=on", delta.id())),
+                1 => parts.push(format!("{}=fixed", delta.id())),
+                _ => {}
             }
         }
     }
-    Ok(parsed(&text))
+    Ok(parsed(&parts.join("+")))
 }
 
-/// A policy whose text has been checked.
+/// A policy.
+///
+/// # Panics
+///
+/// If there is none of that text: it should have been checked.
 pub fn parsed(text: &str) -> Policy {
     Policy::parse(text).unwrap_or_else(|error| panic!("{error}"))
 }

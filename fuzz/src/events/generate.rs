@@ -129,16 +129,16 @@ impl<'a, 'b> Growing<'a, 'b> {
             0..=5 => self.open(by, other)?,
             6 => Event::Attach { tracer: by, tracee: other },
             7 => Event::Detach { tracer: by, tracee: other },
-            8 | 9 => Event::PtracePoke { tracer: by, tracee: other, dr: self.dr()?, value: self.address()? },
+            8 | 9 => Event::PtracePoke { tracer: by, tracee: other, dr: self.dr()? & 7, value: self.address()? },
             10 => Event::PtracePoke { tracer: by, tracee: other, dr: 7, value: dr7(self.u)? },
-            11 => Event::PtracePeek { tracer: by, tracee: other, dr: self.dr()? },
+            11 => Event::PtracePeek { tracer: by, tracee: other, dr: self.dr()? & 7 },
             12 => Event::Fork { parent: by, child: self.name_task() },
             13 => Event::Exec(by),
             14 => Event::Exit(by),
             15 => Event::Migrate(by, self.cpu()?),
             _ => {
                 let (access, kernel) = (self.access()?, self.u.arbitrary()?);
-                Event::TaskAccess { task: by, access, insn: insn(self.u)?, kernel }
+                Event::TaskAccess { task: by, access, insn: insn(self.u, access.what)?, kernel }
             }
         })
     }
@@ -205,10 +205,7 @@ impl<'a, 'b> Growing<'a, 'b> {
                 on: Scope::Task(self.task()?),
                 attr: Attr::ptrace(kind, address, length, false),
             },
-            1 => Event::RegisterHwBreakpoint {
-                on: Scope::Cpu(self.cpu()?),
-                attr: Attr::kernel(kind, address, length),
-            },
+            1 => Event::RegisterHwBreakpoint { on: Scope::Cpu(self.cpu()?), attr: Attr::kernel(kind, address, length) },
             _ => Event::RegisterHwBreakpoint { on: Scope::Wide, attr: Attr::kernel(kind, address, length) },
         })
     }
@@ -249,10 +246,10 @@ impl<'a, 'b> Growing<'a, 'b> {
             5..=7 => Event::VmExit(vcpu, self.reason()?),
             8..=10 => {
                 let (mut access, emulated) = (self.access()?, self.u.arbitrary()?);
-                if self.u.ratio(1, 8)? {
+                let insn = if self.u.ratio(1, 4)? { insn(self.u, access.what)? } else { Insn::Plain };
+                if insn == Insn::Plain && self.u.ratio(1, 8)? {
                     access.what = What::Io { debug_extensions: self.u.arbitrary()? };
                 }
-                let insn = if self.u.ratio(1, 4)? { insn(self.u)? } else { Insn::Plain };
                 Event::GuestAccess { vcpu, access, insn, emulated }
             }
             11 | 12 => Event::MovToDr { vcpu, dr: self.dr()?, value: self.address()?, cpl: self.cpl()? },
@@ -363,14 +360,15 @@ fn dr7(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-fn insn(u: &mut Unstructured<'_>) -> Result<Insn> {
-    Ok(match u.int_in_range(0..=9)? {
-        0 => Insn::Rep(u.int_in_range(0..=9)?),
-        1 => Insn::Xchg,
-        2 => Insn::Cmpxchg,
-        3 => Insn::MovSs,
-        4 => Insn::PopfTf,
-        5 => Insn::Icebp,
+/// An instruction that can do such an access.
+fn insn(u: &mut Unstructured<'_>, what: What) -> Result<Insn> {
+    Ok(match (u.int_in_range(0..=9)?, what) {
+        (0, _) => Insn::PopfTf,
+        (1, What::Execute) => Insn::Icebp,
+        (1, What::Load) => Insn::MovSs,
+        (2, What::Load | What::Store) => Insn::Rep(u.int_in_range(0..=9)?),
+        (3, What::Load | What::Store) => Insn::Xchg,
+        (4, What::Load | What::Store) => Insn::Cmpxchg,
         _ => Insn::Plain,
     })
 }

@@ -8,9 +8,7 @@ use std::collections::BTreeSet;
 use debugreg::Owner;
 use debugreg_model::policy::HostHalf;
 use debugreg_model::scenario::{Expectation, Line, Scenario, Session, show_outcome};
-use debugreg_model::{
-    CounterId, CpuId, Delta, Event, Holder, Machine, Misuse, Outcome, Policy, Probe, State, TaskId,
-};
+use debugreg_model::{CounterId, CpuId, Delta, Event, Holder, Machine, Misuse, Outcome, Policy, Probe, State, TaskId};
 
 pub use generate::Walk;
 pub use kind::{KINDS, kind};
@@ -156,7 +154,12 @@ fn holds_together(machine: &Machine, interrupted: bool, event: &Event) {
     if machine.policy.host == HostHalf::Perf && !interrupted {
         for (id, counter) in machine.counters() {
             let slots = placed.iter().filter(|&&placed| placed == id).count();
-            assert_eq!(usize::from(counter.state == State::Active), slots, "{id:?} is {:?}, after {event:?}", counter.state);
+            assert_eq!(
+                usize::from(counter.state == State::Active),
+                slots,
+                "{id:?} is {:?}, after {event:?}",
+                counter.state
+            );
         }
     }
 }
