@@ -10,13 +10,13 @@ use debugreg_model::policy::NAMED;
 ///
 /// None: an input that has ended chooses the first of everything.
 pub fn any(u: &mut Unstructured<'_>) -> Result<Policy> {
-    let mut parts = vec![u.choose(&NAMED)?.name.to_owned()];
+    let mut parts = vec![u.choose(NAMED)?.name.to_owned()];
     if u.arbitrary()? {
+        let (switched, on): (u64, u64) = u.arbitrary()?;
         for delta in parsed(&parts[0]).concerned() {
-            match u.int_in_range(0..=3)? {
-                0 => parts.push(format!("{}=on", delta.id())),
-                1 => parts.push(format!("{}=fixed", delta.id())),
-                _ => {}
+            let bit = 1 << delta as u8;
+            if switched & bit != 0 {
+                parts.push(format!("{}={}", delta.id(), if on & bit != 0 { "on" } else { "fixed" }));
             }
         }
     }

@@ -3,7 +3,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use debugreg::Dr7;
 use debugreg::trip::{Access, What};
-use debugreg_model::scenario::{Expectation, Line, Scenario, Session, TaskDeclaration, VcpuDeclaration};
+use debugreg_model::scenario::{At, Expectation, Line, Scenario, Session, TaskDeclaration, VcpuDeclaration};
 use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, CpuId, DrAccess, Event, ExitReason, GuestDebug, Insn, Kgdb, Nmi,
     Options, Scope, TaskId, VcpuId, Vendor,
@@ -62,15 +62,15 @@ impl<'a, 'b> Growing<'a, 'b> {
         for number in 0..self.u.int_in_range(0..=2)? {
             let task = self.task()?;
             self.session.add_vcpu(&format!("v{number}"), task).expect("a new name");
-            self.scenario.vcpus.push(VcpuDeclaration { task });
+            let debug_extensions = self.u.ratio(1, 8)?;
+            self.scenario.vcpus.push(VcpuDeclaration { task, debug_extensions });
         }
         for number in 1..=LONGEST {
             if self.u.is_empty() && number > 1 {
                 break;
             }
             let event = self.event()?;
-            let interruption =
-                if self.u.ratio(1, 4)? { Some((self.u.int_in_range(1..=24)?, self.event()?)) } else { None };
+            let interruption = if self.u.ratio(1, 4)? { Some((self.moment()?, self.event()?)) } else { None };
             let expectation = match event {
                 Event::PerfEventOpen { .. } | Event::RegisterHwBreakpoint { .. } => Some(self.name_counter()),
                 _ => None,
@@ -80,6 +80,13 @@ impl<'a, 'b> Growing<'a, 'b> {
         }
         self.scenario.names = self.session.names;
         Ok(Walk(self.scenario))
+    }
+
+    fn moment(&mut self) -> Result<At> {
+        Ok(match self.u.int_in_range(0..=27)? {
+            0..=3 => At::Entry,
+            more => At::Step(more - 3),
+        })
     }
 
     fn name_task(&mut self) -> TaskId {
@@ -132,7 +139,7 @@ impl<'a, 'b> Growing<'a, 'b> {
             8 | 9 => Event::PtracePoke { tracer: by, tracee: other, dr: self.dr()? & 7, value: self.address()? },
             10 => Event::PtracePoke { tracer: by, tracee: other, dr: 7, value: dr7(self.u)? },
             11 => Event::PtracePeek { tracer: by, tracee: other, dr: self.dr()? & 7 },
-            12 => Event::Fork { parent: by, child: self.name_task() },
+            12 => Event::Fork { parent: by, child: self.name_task(), thread: self.u.arbitrary()? },
             13 => Event::Exec(by),
             14 => Event::Exit(by),
             15 => Event::Migrate(by, self.cpu()?),
@@ -162,6 +169,7 @@ impl<'a, 'b> Growing<'a, 'b> {
             pinned: flag(0),
             disabled: flag(1),
             inherit: flag(2),
+            inherit_thread: flag(7),
             exclude_user: flag(3),
             exclude_kernel: flag(4),
             sigtrap: flag(5),
@@ -241,7 +249,7 @@ impl<'a, 'b> Growing<'a, 'b> {
     }
 
     fn guest_event(&mut self, vcpu: VcpuId) -> Result<Event> {
-        Ok(match self.u.int_in_range(0..=19)? {
+        Ok(match self.u.int_in_range(0..=25)? {
             0..=4 => Event::VmEntry(vcpu),
             5..=7 => Event::VmExit(vcpu, self.reason()?),
             8..=10 => {
@@ -262,6 +270,8 @@ impl<'a, 'b> Growing<'a, 'b> {
                     GuestDebug::USE_SW_BP,
                     GuestDebug::USE_HW_BP,
                     GuestDebug::INJECT_DB,
+                    GuestDebug::INJECT_BP,
+                    GuestDebug::BLOCKIRQ,
                 ];
                 let flags: u8 = self.u.arbitrary()?;
                 let control = (0..).zip(bits).filter(|(at, _)| flags & 1 << at != 0).fold(0, |all, (_, bit)| all | bit);
@@ -277,7 +287,16 @@ impl<'a, 'b> Growing<'a, 'b> {
                 let dr7 = if self.u.arbitrary()? { Some(dr7(self.u)?) } else { None };
                 Event::SetDebugregs { vcpu, dr, dr6: self.u.arbitrary()?, dr7 }
             }
-            _ => Event::Init(vcpu),
+            19 => Event::Init(vcpu),
+            20 => Event::Smi(vcpu),
+            21 => Event::Rsm(vcpu),
+            22 => Event::TaskSwitch(vcpu),
+            23 | 24 => {
+                let (dr6, intercepts_db) = (self.u.arbitrary()?, self.u.arbitrary()?);
+                let dr7 = if self.u.arbitrary()? { Some(dr7(self.u)?) } else { None };
+                Event::NestedEntry { vcpu, dr6, dr7, intercepts_db }
+            }
+            _ => Event::NestedExit(vcpu),
         })
     }
 
@@ -345,6 +364,7 @@ fn options(u: &mut Unstructured<'_>) -> Result<Options> {
         hypervisor: u.arbitrary()?,
         fred: u.arbitrary()?,
         disabled_match: u.arbitrary()?,
+        decode_assists: u.arbitrary()?,
         kprobes: u.arbitrary()?,
         kgdb_early: u.ratio(1, 4)?,
     })

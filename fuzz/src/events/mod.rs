@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use debugreg::Owner;
 use debugreg_model::policy::HostHalf;
-use debugreg_model::scenario::{Expectation, Line, Scenario, Session, show_outcome};
+use debugreg_model::scenario::{At, Expectation, Line, Scenario, Session, show_outcome};
 use debugreg_model::{CounterId, CpuId, Delta, Event, Holder, Machine, Misuse, Outcome, Policy, Probe, State, TaskId};
 
 pub use generate::Walk;
@@ -43,7 +43,8 @@ impl World {
             machine.set_32bit(id, task.is_32bit);
         }
         for vcpu in &scenario.vcpus {
-            machine.add_vcpu(vcpu.task);
+            let id = machine.add_vcpu(vcpu.task);
+            machine.set_debug_extensions(id, vcpu.debug_extensions);
         }
         for line in &scenario.lines {
             for event in std::iter::once(&line.event).chain(line.interruption.as_ref().map(|(_, event)| event)) {
@@ -89,14 +90,13 @@ impl World {
 /// Another event before one of the steps.
 struct Interruption {
     steps: usize,
-    due: Option<(usize, Event)>,
+    due: Option<(At, Event)>,
     happened: bool,
 }
 
-impl Probe for Interruption {
-    fn before(&mut self, machine: &mut Machine, _: CpuId) {
-        self.steps += 1;
-        if let Some((_, event)) = self.due.take_if(|(at, _)| *at == self.steps) {
+impl Interruption {
+    fn interrupt(&mut self, machine: &mut Machine, now: At) {
+        if let Some((_, event)) = self.due.take_if(|(at, _)| *at == now) {
             let before = machine.clone();
             match machine.apply(&event, &mut ()) {
                 Err(misuse) => nothing_changed(&before, machine, &misuse, &event),
@@ -104,6 +104,17 @@ impl Probe for Interruption {
             }
             holds_together(machine, true, &event);
         }
+    }
+}
+
+impl Probe for Interruption {
+    fn before(&mut self, machine: &mut Machine, _: CpuId) {
+        self.steps += 1;
+        self.interrupt(machine, At::Step(self.steps));
+    }
+
+    fn before_entry(&mut self, machine: &mut Machine, _: CpuId) {
+        self.interrupt(machine, At::Entry);
     }
 }
 

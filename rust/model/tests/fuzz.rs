@@ -54,8 +54,8 @@ fn words() -> Vec<String> {
 #[test]
 fn the_dictionary_has_every_policy_and_delta_and_every_event() {
     let words = words();
-    let mut wanted = BTreeSet::from(NAMED.map(|named| named.name.to_owned()));
-    wanted.extend(Delta::ALL.map(|delta| delta.id().to_owned()));
+    let mut wanted: BTreeSet<_> = NAMED.iter().map(|named| named.name.to_owned()).collect();
+    wanted.extend(Delta::ALL.iter().map(|delta| delta.id().to_owned()));
     for Walk(scenario) in some_walks(100) {
         let events = scenario.lines.iter().map(|line| show_event(&line.event, &scenario.names));
         wanted.extend(events.map(|event| event.split(' ').nth(1).expect("an event").to_owned()));
