@@ -450,6 +450,21 @@ impl Machine {
         }
     }
 
+    /// Finds a guest running on a CPU, as a recording does that begins after its entry: nothing is executed.
+    pub fn find_in_guest(&mut self, id: VcpuId, cpu: CpuId) {
+        self.hardware_entry(id, cpu);
+    }
+
+    /// Finds that a guest's MOV DR do not exit, as a recording does that begins after the one that opened the window. A
+    /// policy without such windows has none to find open.
+    pub fn find_window_open(&mut self, id: VcpuId) {
+        if self.policy.opens_windows() {
+            let vcpu = &mut self.vcpus[id.index()];
+            vcpu.wont_exit = true;
+            vcpu.vmcs.dr_intercept = false;
+        }
+    }
+
     /// The breakpoint that a guest has in a slot by its own account.
     pub fn guest_breakpoint(&self, id: VcpuId, slot: Slot) -> Breakpoint {
         let own = self.vcpu(id).own;

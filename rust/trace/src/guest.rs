@@ -1,7 +1,9 @@
 //! What guests did to their own registers between two VMRUNs: input that only a steps file has.
 
 use crate::input::{Input, Trace, Why};
-use crate::steps::What;
+use crate::steps::{MarkName, Step, What};
+use crate::tie::Place;
+use crate::truth::Anchor;
 
 /// A MOV DR of a guest.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -21,47 +23,93 @@ pub(crate) struct Run {
     pub(crate) trapped: Option<Mov>,
 }
 
-/// By entry row of the trace, in order: the stay that it begins. Empty without a steps file.
-///
-/// The k-th VMRUN is the k-th `kvm_entry` line. A trace whose head was overwritten lacks the first ones, so the two are
-/// aligned at the end.
-pub(crate) fn runs(trace: &Trace) -> Vec<Run> {
-    let Some(steps) = &trace.steps else { return Vec::new() };
-    let mut stays: Vec<Run> = Vec::new();
-    let mut current = vec![None; usize::from(steps.iter().map(|step| step.cpu).max().unwrap_or(0)) + 1];
+/// By entry row of the trace, in order: the stay that it begins; and by CPU: the stay that was begun before the first.
+pub(crate) fn runs(trace: &Trace, steps: &[Step], places: &[Place]) -> (Vec<Run>, Vec<Run>) {
+    let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. }));
+    let entries: Vec<u32> = entries.map(|row| row.line).collect();
+    let mut stays = vec![Run::default(); entries.len()];
+    let mut begun = vec![Run::default(); places.len()];
+    // By CPU: the number of its next mark, and in which stay its guest is, if it is in one.
+    let mut next = vec![0; places.len()];
+    let mut current: Vec<Option<Stay>> = vec![None; places.len()];
     for step in steps {
-        let stay = &mut current[usize::from(step.cpu)];
-        match (step.what, step.is_kernel(), *stay) {
-            (What::VmRun, _, _) => {
-                *stay = Some(stays.len());
-                stays.push(Run::default());
+        let cpu = usize::from(step.cpu);
+        let write = match step.what {
+            What::Write { value, .. } => Some(value),
+            What::Read { .. } => None,
+            What::VmRun => {
+                let anchor = places[cpu].anchor(next[cpu]);
+                current[cpu] = match anchor {
+                    Some(Anchor::Entry { window }) => entries.binary_search(&window).ok().map(Stay::Shown),
+                    Some(_) => None,
+                    None if places[cpu].is_after(next[cpu]) => None,
+                    None => {
+                        begun[cpu] = Run::default();
+                        Some(Stay::Begun)
+                    }
+                };
+                next[cpu] += 1;
+                continue;
             }
-            (What::Write { dr, value }, false, Some(at)) => stays[at].executed.push(Mov { dr, write: Some(value) }),
-            (What::Read { dr }, false, Some(at)) => stays[at].executed.push(Mov { dr, write: None }),
-            (_, true, _) => *stay = None,
-            _ => {}
-        }
+            What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
+                // Of a stay that was over before the first line nothing is left to be shown.
+                if places[cpu].anchor(next[cpu]).is_none() {
+                    begun[cpu] = Run::default();
+                }
+                next[cpu] += 1;
+                current[cpu] = None;
+                continue;
+            }
+            What::Mark { .. } => {
+                current[cpu] = current[cpu].filter(|_| !step.is_kernel());
+                continue;
+            }
+        };
+        let (What::Write { dr, .. } | What::Read { dr }) = step.what else { continue };
+        let stay = match current[cpu] {
+            _ if step.is_kernel() => {
+                current[cpu] = None;
+                continue;
+            }
+            Some(Stay::Shown(at)) => &mut stays[at],
+            Some(Stay::Begun) => &mut begun[cpu],
+            None => continue,
+        };
+        stay.executed.push(Mov { dr, write });
     }
-    let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. })).count();
-    let mut stays = stays.split_off(stays.len().saturating_sub(entries));
-    // An access that exits is logged when it traps; it was not executed then.
-    let mut entry = None;
-    let mut last = vec![None; trace.cpus];
+    set_trapped_apart(trace, &mut stays, &mut begun);
+    (stays, begun)
+}
+
+/// A stay in a guest.
+#[derive(Copy, Clone)]
+enum Stay {
+    /// Its entry is the trace's entry row of this number.
+    Shown(usize),
+    /// It was entered before the first line.
+    Begun,
+}
+
+/// An access that exits is logged when it traps; it was not executed then.
+fn set_trapped_apart(trace: &Trace, stays: &mut [Run], begun: &mut [Run]) {
+    let mut entries = 0;
+    let mut last: Vec<Option<usize>> = vec![None; begun.len()];
     for row in &trace.rows {
+        let cpu = usize::from(row.cpu);
         match row.input {
             Input::Entry { .. } => {
-                let next = entry.map_or(0, |at| at + 1);
-                entry = Some(next);
-                last[usize::from(row.cpu)] = Some(next);
+                last[cpu] = Some(entries);
+                entries += 1;
             }
             Input::KvmExit { why: Why::DrAccess { dr, write }, .. } => {
-                if let Some(stay) = last[usize::from(row.cpu)].and_then(|at: usize| stays.get_mut(at)) {
-                    let fits = |mov: &Mov| mov.dr == dr && mov.write.is_some() == write;
-                    stay.trapped = stay.executed.pop_if(|mov| fits(mov));
-                }
+                let stay = match last[cpu] {
+                    Some(at) => &mut stays[at],
+                    None => &mut begun[cpu],
+                };
+                let fits = |mov: &Mov| mov.dr == dr && mov.write.is_some() == write;
+                stay.trapped = stay.executed.pop_if(|mov| fits(mov));
             }
             _ => {}
         }
     }
-    stays
 }

@@ -23,10 +23,14 @@ pub mod error;
 pub mod ftrace;
 mod guest;
 pub mod input;
+mod movs;
 pub mod observe;
+mod predict;
 pub mod replay;
 pub mod source;
 pub mod steps;
+mod strangers;
+pub mod tie;
 mod truth;
 pub mod verify;
 

@@ -348,9 +348,14 @@ impl Policy {
 
     /// The exit handler of a guest's MOV DR.
     pub(crate) fn dr_access<P: Probe>(self, kvm: &mut Kvm<'_, P>) -> DrHandling {
+        if self.opens_windows() { common::open_window(kvm) } else { DrHandling::Emulate }
+    }
+
+    /// Whether the first MOV DR of a guest lets those that follow it run without an exit.
+    pub(crate) fn opens_windows(self) -> bool {
         match self.kvm {
-            KvmHalf::Linux5_15 | KvmHalf::Lean => common::open_window(kvm),
-            KvmHalf::Linux2_6_30 | KvmHalf::Linux2_6_33 | KvmHalf::PerfSched | KvmHalf::Skip => DrHandling::Emulate,
+            KvmHalf::Linux5_15 | KvmHalf::Lean => true,
+            KvmHalf::Linux2_6_30 | KvmHalf::Linux2_6_33 | KvmHalf::PerfSched | KvmHalf::Skip => false,
         }
     }
 

@@ -1,0 +1,201 @@
+//! Breakpoints that no line asks for: of a trace that begins in the middle, that has a hole, or in which a probe could
+//! not read its argument.
+//!
+//! What the input lines show is predicted on the presumption that nothing else is set. Where the kernel is seen to do
+//! all that was predicted and something more, somebody has a breakpoint that the trace does not tell of: a *stranger*,
+//! until it is seen to go. Nothing of a stranger's task (or CPU) is determined meanwhile. What is predicted and does not
+//! happen is a difference all the same, and so is a breakpoint of which an earlier line shows that it was not there.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use crate::input::{Done, Input, Row};
+use crate::verify::Compared;
+
+/// Whose breakpoints are not told.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Who {
+    /// A task's.
+    Task(i32),
+    /// Those of whoever runs on a CPU.
+    Cpu(u16),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Task(pid) => write!(f, "task {pid} has a breakpoint that no line asks for"),
+            Who::Cpu(cpu) => write!(f, "cpu{cpu} has a breakpoint that no line asks for"),
+        }
+    }
+}
+
+/// Somebody has a breakpoint that no line asks for.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Stranger {
+    pub(crate) who: Who,
+    /// From this line.
+    pub(crate) from: u32,
+    /// To this line, which is included.
+    pub(crate) to: u32,
+}
+
+impl Stranger {
+    /// Whether what happens in the window of a row depends on it.
+    pub(crate) fn bears_on(&self, row: &Row) -> bool {
+        (self.from..=self.to).contains(&row.line)
+            && match self.who {
+                Who::Cpu(cpu) => row.cpu == cpu,
+                Who::Task(pid) => {
+                    row.pid == pid || matches!(row.input, Input::Switch { prev, next } if prev == pid || next == pid)
+                }
+            }
+    }
+}
+
+/// What a trace does not show.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Unseen {
+    /// Lines up to which something may have been set unseen, in order.
+    pub(crate) until: Vec<u32>,
+    /// Who is known to have something of which the lines do not tell what.
+    pub(crate) holders: Vec<Stranger>,
+}
+
+/// What one stranger was seen to do.
+#[derive(Copy, Clone)]
+struct Life {
+    first: u32,
+    last: u32,
+    cpu: u16,
+    /// Its last going was not its task's.
+    is_gone: bool,
+}
+
+/// Finds the strangers among what was done and not predicted.
+pub(crate) fn find(cpus: &[Vec<Compared<'_>>], rows: &[Row], unseen: &Unseen) -> Vec<Stranger> {
+    let mut strangers = unseen.holders.clone();
+    if !unseen.until.is_empty() {
+        let surplus = cpus.iter().flatten().filter_map(|window| Surplus::of(window));
+        let surplus: Vec<Surplus<'_>> = surplus.collect();
+        let mut lives = lives(&surplus);
+        strangers.extend(lives.iter().filter_map(|(&(who, _), life)| stranger(who, life, cpus, unseen)));
+        // A refresh says that something is set, and not whose it is.
+        lives.clear();
+        for Surplus { row, .. } in surplus.iter().filter(|surplus| surplus.refreshes) {
+            if !strangers.iter().any(|stranger| stranger.bears_on(row)) {
+                live(&mut lives, (Who::Cpu(row.cpu), 0), row, false);
+            }
+        }
+        strangers.extend(lives.iter().filter_map(|(&(who, _), life)| stranger(who, life, cpus, unseen)));
+    }
+    // A task takes its breakpoints with it.
+    for stranger in &mut strangers {
+        let exits = |row: &&Row| matches!(row.input, Input::Exit { pid } if stranger.who == Who::Task(pid));
+        if let Some(exit) = rows.iter().find(|row| row.line >= stranger.from && exits(row)) {
+            stranger.to = stranger.to.min(exit.line);
+        }
+    }
+    strangers
+}
+
+/// What was done in a window beyond all that was predicted.
+struct Surplus<'a> {
+    row: &'a Row,
+    /// Addresses that came and went, and how often more the one than the other.
+    balance: BTreeMap<u64, i32>,
+    refreshes: bool,
+    /// The last thing done to each address was to take it out.
+    gone: BTreeSet<u64>,
+}
+
+impl Surplus<'_> {
+    fn of<'a>(window: &Compared<'a>) -> Option<Surplus<'a>> {
+        let row = window.row?;
+        let more = window.surplus()?;
+        let mut surplus = Surplus { row, balance: BTreeMap::new(), refreshes: false, gone: BTreeSet::new() };
+        for done in more {
+            match done {
+                Done::Install(address) => {
+                    *surplus.balance.entry(address).or_default() += 1;
+                    surplus.gone.remove(&address);
+                }
+                Done::Uninstall(address) => {
+                    *surplus.balance.entry(address).or_default() -= 1;
+                    surplus.gone.insert(address);
+                }
+                Done::Restore => surplus.refreshes = true,
+                Done::Sync => {}
+            }
+        }
+        Some(surplus)
+    }
+}
+
+type Lives = BTreeMap<(Who, u64), Life>;
+
+fn live(lives: &mut Lives, of: (Who, u64), row: &Row, is_gone: bool) {
+    let new = Life { first: row.line, last: row.line, cpu: row.cpu, is_gone };
+    let life = lives.entry(of).or_insert(new);
+    life.first = life.first.min(row.line);
+    if life.last <= row.line {
+        (life.last, life.is_gone) = (row.line, is_gone);
+    }
+}
+
+/// Whose they are shows at task switches: a task takes its own along. What a switch takes out and puts in again is the
+/// CPU's, which made room, or both tasks have it. What is never seen to go with a task is the CPU's.
+fn lives(surplus: &[Surplus<'_>]) -> Lives {
+    let mut owners: HashMap<u64, BTreeSet<i32>> = HashMap::new();
+    for Surplus { row, balance, .. } in surplus {
+        if let Input::Switch { prev, next } = row.input {
+            for (&address, &balance) in balance.iter().filter(|&(_, &balance)| balance != 0) {
+                owners.entry(address).or_default().insert(if balance < 0 { prev } else { next });
+            }
+        }
+    }
+    let owns = |address: u64, pid: i32| owners.get(&address).is_some_and(|owners| owners.contains(&pid));
+    let mut lives = Lives::new();
+    for Surplus { row, balance, gone, .. } in surplus {
+        let mut by_task = false;
+        let tasks = match row.input {
+            Input::Switch { prev, next } => [prev, next],
+            _ => [row.pid, row.pid],
+        };
+        let is_switch = matches!(row.input, Input::Switch { .. });
+        for (&address, _) in balance {
+            for pid in tasks.into_iter().filter(|&pid| owns(address, pid)) {
+                by_task = true;
+                live(&mut lives, (Who::Task(pid), address), row, !is_switch && gone.contains(&address));
+            }
+        }
+        if !by_task {
+            for &address in balance.keys() {
+                live(&mut lives, (Who::Cpu(row.cpu), address), row, !is_switch && gone.contains(&address));
+            }
+        }
+    }
+    lives
+}
+
+/// A stranger from what it was seen to do, unless it came after it was seen not to be there.
+fn stranger(who: Who, life: &Life, cpus: &[Vec<Compared<'_>>], unseen: &Unseen) -> Option<Stranger> {
+    let from = *unseen.until.iter().rev().find(|&&line| line <= life.first)?;
+    let there = &cpus[usize::from(life.cpu)];
+    let seen_without = there.iter().filter_map(|window| Some((window.row?, window))).any(|(row, window)| {
+        let between = from < row.line && row.line < life.first;
+        between && window.is_exact() && shows(who, row, window)
+    });
+    let to = if life.is_gone { life.last } else { u32::MAX };
+    (!seen_without).then_some(Stranger { who, from, to })
+}
+
+/// Whether a row would show a breakpoint that is set: a task's when it leaves for the idle task or comes after it (two
+/// tasks that have the same may swap them, without a trace), a CPU's when a guest's exit refreshes nothing.
+fn shows(who: Who, row: &Row, window: &Compared<'_>) -> bool {
+    match (who, row.input) {
+        (Who::Task(pid), Input::Switch { prev, next }) => (prev, next) == (pid, 0) || (prev, next) == (0, pid),
+        (Who::Cpu(_), Input::KvmExit { .. }) => window.observed.iter().all(|truth| truth.done != Done::Restore),
+        _ => false,
+    }
+}
