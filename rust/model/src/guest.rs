@@ -5,7 +5,7 @@
 //! chapter 15; KVM's common code as cited at each function.
 
 use debugreg::trip::{Access, trip};
-use debugreg::{Breakpoint, Dr, Dr6, Dr7, Slot};
+use debugreg::{Breakpoint, Dr, Dr6, Dr7, Registers, Slot};
 
 use crate::event::{DrAccess, ExitReason, GuestDebug, Misuse, Outcome, Vector};
 use crate::machine::{Machine, Vendor};
@@ -455,14 +455,21 @@ impl Machine {
         self.hardware_entry(id, cpu);
     }
 
-    /// Finds that a guest's MOV DR do not exit, as a recording does that begins after the one that opened the window. A
-    /// policy without such windows has none to find open.
-    pub fn find_window_open(&mut self, id: VcpuId) {
-        if self.policy.opens_windows() {
-            let vcpu = &mut self.vcpus[id.index()];
-            vcpu.wont_exit = true;
-            vcpu.vmcs.dr_intercept = false;
-        }
+    /// Finds whether a guest's MOV DR exit, as a recording does that begins after what decided it. A policy without lazy
+    /// windows has none to find open.
+    pub fn find_window(&mut self, id: VcpuId, open: bool) {
+        let open = open && self.policy.opens_windows();
+        let vcpu = &mut self.vcpus[id.index()];
+        vcpu.wont_exit = open;
+        vcpu.vmcs.dr_intercept = !open;
+    }
+
+    /// Finds what a guest has in its registers, as a recording does that begins after it was put there.
+    pub fn find_guest_registers(&mut self, id: VcpuId, registers: Registers) {
+        let vcpu = &mut self.vcpus[id.index()];
+        (vcpu.own, vcpu.db, vcpu.eff_db) = (registers, registers.dr, registers.dr);
+        (vcpu.dr7, vcpu.vmcs.dr7) = (registers.dr7, registers.dr7);
+        vcpu.bp_enabled = Dr7(registers.dr7).any_armed();
     }
 
     /// The breakpoint that a guest has in a slot by its own account.

@@ -1,5 +1,7 @@
 //! What guests did to their own registers between two VMRUNs: input that only a steps file has.
 
+use debugreg::{Dr, Registers};
+
 use crate::input::{Input, Trace, Why};
 use crate::steps::{MarkName, Step, What};
 use crate::tie::Place;
@@ -23,12 +25,24 @@ pub(crate) struct Run {
     pub(crate) trapped: Option<Mov>,
 }
 
-/// By entry row of the trace, in order: the stay that it begins; and by CPU: the stay that was begun before the first.
-pub(crate) fn runs(trace: &Trace, steps: &[Step], places: &[Place]) -> (Vec<Run>, Vec<Run>) {
+/// What guests did.
+#[derive(Clone, Debug)]
+pub(crate) struct Guests {
+    /// By entry row of the trace, in order: in the stay that it begins.
+    pub(crate) runs: Vec<Run>,
+    /// By CPU: in the stay that was begun before the first line.
+    pub(crate) begun: Vec<Run>,
+    /// What was written before the first line, if it was by the one vCPU that the trace has.
+    pub(crate) before: Registers,
+}
+
+/// Lays the steps of guests beside the entries of the trace.
+pub(crate) fn guests(trace: &Trace, steps: &[Step], places: &[Place]) -> Guests {
     let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. }));
     let entries: Vec<u32> = entries.map(|row| row.line).collect();
     let mut stays = vec![Run::default(); entries.len()];
     let mut begun = vec![Run::default(); places.len()];
+    let mut before = Registers::RESET;
     // By CPU: the number of its next mark, and in which stay its guest is, if it is in one.
     let mut next = vec![0; places.len()];
     let mut current: Vec<Option<Stay>> = vec![None; places.len()];
@@ -72,13 +86,28 @@ pub(crate) fn runs(trace: &Trace, steps: &[Step], places: &[Place]) -> (Vec<Run>
                 continue;
             }
             Some(Stay::Shown(at)) => &mut stays[at],
-            Some(Stay::Begun) => &mut begun[cpu],
+            Some(Stay::Begun) => {
+                if let (Some(dr), Some(value)) = (Dr::from_number(dr), write) {
+                    before.set(dr, value);
+                }
+                &mut begun[cpu]
+            }
             None => continue,
         };
         stay.executed.push(Mov { dr, write });
     }
     set_trapped_apart(trace, &mut stays, &mut begun);
-    (stays, begun)
+    let before = if has_one_vcpu(trace) { before } else { Registers::RESET };
+    Guests { runs: stays, begun, before }
+}
+
+fn has_one_vcpu(trace: &Trace) -> bool {
+    let mut vcpus = trace.rows.iter().filter_map(|row| match row.input {
+        Input::Entry { vcpu, .. } | Input::KvmExit { vcpu: Some(vcpu), .. } => Some((row.pid, vcpu)),
+        _ => None,
+    });
+    let first = vcpus.next();
+    vcpus.all(|vcpu| Some(vcpu) == first)
 }
 
 /// A stay in a guest.

@@ -29,9 +29,9 @@ pub enum Input {
     /// `sched_process_exit`: the task's counters have left the registers, its descriptors are still open.
     Exit { pid: i32 },
     /// `kvm_entry`.
-    Entry { vcpu: u32 },
+    Entry { vcpu: u32, rip: Option<u64> },
     /// `kvm_exit`, with the guest's DR7 if a later line tells it.
-    KvmExit { vcpu: Option<u32>, why: Why, guest_dr7: Option<u64> },
+    KvmExit { vcpu: Option<u32>, rip: Option<u64>, why: Why, guest_dr7: Option<u64> },
     /// `perf_event_open` of a breakpoint; `result` is what its `->` line says.
     Open { attr: BpAttr, pid: i32, cpu: i32, result: Option<i64> },
     /// `close`.
@@ -155,15 +155,19 @@ impl Trace {
         for beside in [format!("{stem}.steps"), format!("{stem}.steps.gz")] {
             let path = path.with_file_name(beside);
             if path.is_file() {
-                let steps = steps::parse(&path, &source::read(&path)?)?;
-                match tie::tie(&trace, &steps) {
-                    Ok(tied) => trace.steps = Some(tied),
-                    Err(untied) => trace.untied = Some(untied),
-                }
+                trace.lay_beside(&steps::parse(&path, &source::read(&path)?)?);
                 break;
             }
         }
         Ok(trace)
+    }
+
+    /// Ties the steps of the same run to the lines, or notes that they cannot be.
+    pub fn lay_beside(&mut self, steps: &[steps::Step]) {
+        match tie::tie(self, steps) {
+            Ok(tied) => self.steps = Some(tied),
+            Err(untied) => self.untied = Some(untied),
+        }
     }
 
     /// Reads the text of a trace.
@@ -273,18 +277,18 @@ impl Reading {
                 self.acts.push((before as u32, here as u32));
                 return;
             }
-            Event::KvmEntry { vcpu } => {
+            Event::KvmEntry { vcpu, rip } => {
                 self.exits.remove(&cpu);
-                Input::Entry { vcpu }
+                Input::Entry { vcpu, rip }
             }
-            Event::KvmExit { vcpu, reason } => {
+            Event::KvmExit { vcpu, rip, reason } => {
                 self.exits.insert(cpu, self.rows.len());
                 let why = match reason {
                     ExitReason::DrAccess { dr, write } => Why::DrAccess { dr, write: write.unwrap_or(true) },
                     ExitReason::Db => Why::Db,
                     _ => Why::Other,
                 };
-                Input::KvmExit { vcpu, why, guest_dr7: None }
+                Input::KvmExit { vcpu, rip, why, guest_dr7: None }
             }
             Event::BpOpen { attr, pid: target, cpu: on } => {
                 if attr.attr_type == Some(5) || attr.attr_type.is_none() && attr.bp_type.is_some_and(|t| t != 0) {

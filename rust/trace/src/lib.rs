@@ -15,7 +15,7 @@
 //! let text = b"             vmm-1       [000] d..1.     6.959087: kvm_entry: vcpu 0, rip 0x1000\n";
 //! let record = Lines::new(text).next().unwrap();
 //! assert_eq!((record.cpu, record.pid, record.time_ns), (0, 1, Some(6_959_087_000)));
-//! assert_eq!(record.event, Event::KvmEntry { vcpu: 0 });
+//! assert_eq!(record.event, Event::KvmEntry { vcpu: 0, rip: Some(0x1000) });
 //! ```
 #![forbid(unsafe_code)]
 

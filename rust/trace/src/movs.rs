@@ -2,13 +2,17 @@
 //!
 //! What a MOV writes is determined by the lines if they tell what went into the register that it comes from: a host's
 //! address by the last install into that slot, a guest's by the guest's last write. Which slot an install takes is
-//! determined if all are told that are taken. Of a MOV whose value is not determined, place and register are compared
-//! all the same; of a window of which nothing is, neither.
+//! determined if all are told that are taken. What was in a register before the lines begin is presumed only: the first
+//! MOV that shows it is not scored, and decides whether the presumption holds. Where it does not, place and register are
+//! compared all the same; of a window of which nothing is determined, neither.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+
+use debugreg_model::VcpuId;
 
 use crate::input::{Done, Input};
-use crate::predict::{Item, Window};
+use crate::predict::{Item, Load, Window};
 use crate::tie::Observed;
 use crate::truth::{Anchor, Mov, Segment};
 use crate::verify::{Compared, Difference, Reason, Score, common, list};
@@ -18,8 +22,8 @@ use crate::verify::{Compared, Difference, Reason, Score, common, list};
 enum Expected {
     /// This MOV.
     Told(Mov),
-    /// A MOV to or from this register.
-    Some(Mov, Reason),
+    /// A MOV to or from this register, for this reason of no certain value: of the one that is presumed, or of any.
+    Some(Mov, Reason, Option<Presumption>),
     /// Anything.
     Any { line: u32, reason: Reason },
 }
@@ -28,32 +32,57 @@ impl PartialEq<Mov> for Expected {
     fn eq(&self, mov: &Mov) -> bool {
         match self {
             Expected::Told(told) => told == mov,
-            Expected::Some(some, _) => some.dr == mov.dr && some.value.is_some() == mov.value.is_some(),
+            Expected::Some(some, ..) => some.dr == mov.dr && some.value.is_some() == mov.value.is_some(),
             Expected::Any { .. } => false,
         }
     }
+}
+
+/// What is presumed of the time before the lines begin.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+enum Presumption {
+    /// What the host has in an address register: of this CPU, since somebody hidden may last have written it.
+    Host { cpu: u32, dr: u8, hidden: u32 },
+    /// What a guest has in one.
+    Guest { vcpu: VcpuId, dr: u8 },
+    /// Whether a guest's registers are loaded at all.
+    Load { vcpu: VcpuId },
 }
 
 /// An anchor, and what is expected up to the next.
 struct Expectation {
     anchor: Anchor,
     expected: Vec<Expected>,
+    /// From this place on it stands and falls with a presumption.
+    presumed: Option<(usize, u32, Presumption)>,
+}
+
+impl Expectation {
+    fn new(anchor: Anchor) -> Expectation {
+        Expectation { anchor, expected: Vec::new(), presumed: None }
+    }
 }
 
 /// The comparison of all CPUs.
 #[derive(Default)]
 pub(crate) struct Comparison {
     /// What is not shown to be set before the first line is not set.
-    pub(crate) from_power_on: bool,
+    from_power_on: bool,
     pub(crate) score: Score,
     pub(crate) differences: Vec<Difference>,
     pub(crate) undetermined: BTreeSet<(u32, Reason)>,
+    /// Presumptions that were put to the test, and whether they hold.
+    decided: HashMap<Presumption, bool>,
 }
 
 impl Comparison {
+    pub(crate) fn new(from_power_on: bool) -> Comparison {
+        Comparison { from_power_on, ..Comparison::default() }
+    }
+
     /// Compares one CPU.
     pub(crate) fn cpu(&mut self, cpu: u32, windows: &[Compared<'_>], observed: &Observed) {
-        let mut expectations = Expecting::new(self.from_power_on).windows(windows);
+        let mut expectations = Expecting::new(cpu, self.from_power_on).windows(windows);
         if observed.begins_before {
             let any = Expected::Any { line: 0, reason: Reason::Before };
             expectations.first_mut().expect("never empty").expected.insert(0, any);
@@ -90,18 +119,19 @@ impl Comparison {
     }
 
     fn segment(&mut self, cpu: u32, expectation: &Expectation, movs: &[Mov], next: Option<Anchor>) {
-        let expected = &*expectation.expected;
         let is_any = |expected: &Expected| matches!(expected, Expected::Any { .. });
+        let expected = &*self.decided(expectation, movs);
+        let anchor = expectation.anchor;
         let (first, last) = (expected.iter().position(is_any), expected.iter().rposition(is_any));
         let (Some(first), Some(last)) = (first, last) else {
-            return self.compare(cpu, expectation.anchor, expected, movs, next);
+            return self.compare(cpu, anchor, expected, movs, next);
         };
         let (before, after) = (&expected[..first], &expected[last + 1..]);
         let (head, rest) = movs.split_at(before.len().min(movs.len()));
         let (any, tail) = rest.split_at(rest.len() - after.len().min(rest.len()));
-        self.compare(cpu, expectation.anchor, before, head, None);
-        self.compare(cpu, expectation.anchor, after, tail, next);
-        if !any.is_empty() || last > first {
+        self.compare(cpu, anchor, before, head, None);
+        self.compare(cpu, anchor, after, tail, next);
+        if !any.is_empty() {
             self.score.undetermined += any.len() as u64;
             self.undetermined.extend(expected[first..=last].iter().filter_map(|expected| match *expected {
                 Expected::Any { line, reason } => Some((line, reason)),
@@ -110,16 +140,50 @@ impl Comparison {
         }
     }
 
+    /// What is expected once presumptions are facts, or are dropped.
+    fn decided<'a>(&mut self, expectation: &'a Expectation, movs: &[Mov]) -> Cow<'a, [Expected]> {
+        let Expectation { expected, presumed, .. } = expectation;
+        let is_open = |expected: &Expected| matches!(expected, Expected::Some(_, _, Some(_)));
+        if presumed.is_none() && !expected.iter().any(is_open) {
+            return Cow::Borrowed(expected);
+        }
+        let mut decided: Vec<Expected> = expected
+            .iter()
+            .map(|expected| match *expected {
+                Expected::Some(mov, reason, Some(presumption)) => match self.decided.get(&presumption) {
+                    None => *expected,
+                    Some(true) => Expected::Told(mov),
+                    Some(false) => Expected::Some(mov, reason, None),
+                },
+                _ => *expected,
+            })
+            .collect();
+        if let Some((at, line, presumption)) = *presumed {
+            let is_told = self.decided.get(&presumption).copied();
+            if is_told.is_none() && !decided.iter().any(|expected| matches!(expected, Expected::Any { .. })) {
+                let holds = decided.len() == movs.len() && decided.iter().zip(movs).all(|(expected, mov)| expected == mov);
+                self.decided.insert(presumption, holds);
+            }
+            if is_told != Some(true) {
+                decided.truncate(at);
+                decided.push(Expected::Any { line, reason: Reason::Load });
+            }
+        }
+        Cow::Owned(decided)
+    }
+
     fn compare(&mut self, cpu: u32, anchor: Anchor, expected: &[Expected], movs: &[Mov], next: Option<Anchor>) {
         let pairs = common(expected, movs);
         let (mut some, mut told) = (0, 0);
-        for &(at, _) in &pairs {
-            match expected[at] {
-                Expected::Some(mov, reason) => {
-                    some += 1;
-                    self.undetermined.insert((mov.line, reason));
-                }
-                _ => told += 1,
+        for &(at, of) in &pairs {
+            let Expected::Some(mov, reason, presumption) = expected[at] else {
+                told += 1;
+                continue;
+            };
+            some += 1;
+            self.undetermined.insert((mov.line, reason));
+            if let Some(presumption) = presumption {
+                self.decided.insert(presumption, mov == movs[of]);
             }
         }
         self.score.undetermined += some;
@@ -134,17 +198,20 @@ impl Comparison {
 
 /// What is told of a CPU's registers as its windows pass.
 struct Expecting {
+    cpu: u32,
     /// What is in DR0-DR3 by the host's word.
     addresses: [bool; 4],
     /// All slots that are taken are taken by those of whom the lines tell, in the places that the model has.
     slots: bool,
+    /// How often somebody hidden may have written registers.
+    hidden: u32,
     expectations: Vec<Expectation>,
 }
 
 impl Expecting {
-    fn new(from_power_on: bool) -> Expecting {
-        let start = Expectation { anchor: Anchor::Start, expected: Vec::new() };
-        Expecting { addresses: [from_power_on; 4], slots: true, expectations: vec![start] }
+    fn new(cpu: u32, from_power_on: bool) -> Expecting {
+        let expectations = vec![Expectation::new(Anchor::Start)];
+        Expecting { cpu, addresses: [from_power_on; 4], slots: true, hidden: 0, expectations }
     }
 
     fn windows(mut self, windows: &[Compared<'_>]) -> Vec<Expectation> {
@@ -157,12 +224,16 @@ impl Expecting {
         self.expectations
     }
 
+    fn last(&mut self) -> &mut Expectation {
+        self.expectations.last_mut().expect("never empty")
+    }
+
     fn expect(&mut self, expected: Expected) {
-        self.expectations.last_mut().expect("never empty").expected.push(expected);
+        self.last().expected.push(expected);
     }
 
     fn anchor(&mut self, anchor: Anchor) {
-        self.expectations.push(Expectation { anchor, expected: Vec::new() });
+        self.expectations.push(Expectation::new(anchor));
     }
 
     /// Nothing is known of it but that a guest is entered; whoever it hides may leave anything in any slot.
@@ -170,6 +241,7 @@ impl Expecting {
         let line = window.line();
         if matches!(reason, Reason::Stranger(_) | Reason::Before) && window.row.is_some() {
             (self.slots, self.addresses) = (false, [false; 4]);
+            self.hidden += 1;
         }
         self.expect(Expected::Any { line, reason });
         if window.items.iter().any(|item| matches!(item, Item::Entry)) {
@@ -182,8 +254,13 @@ impl Expecting {
         let line = row.line;
         self.slots |= told.is_empty;
         let is_entry = matches!(row.input, Input::Entry { .. });
-        if is_entry && !told.load_told {
-            self.expect(Expected::Any { line, reason: Reason::Load });
+        match told.load {
+            Load::Told => {}
+            Load::Presumed => {
+                let at = self.last().expected.len();
+                self.last().presumed = told.vcpu.map(|vcpu| (at, line, Presumption::Load { vcpu }));
+            }
+            Load::Hidden => self.expect(Expected::Any { line, reason: Reason::Load }),
         }
         // What is going on.
         let mut doing = None;
@@ -220,8 +297,12 @@ impl Expecting {
                 self.addresses[slot] = true;
                 Expected::Told(mov)
             }
-            (Done::Restore, 0..=3) if !(self.slots && self.addresses[slot]) => Expected::Some(mov, reason),
-            (_, 7) if !self.slots => Expected::Some(mov, reason),
+            (Done::Restore, 0..=3) if !self.slots => Expected::Some(mov, reason, None),
+            (Done::Restore, 0..=3) if !self.addresses[slot] => {
+                let presumption = Presumption::Host { cpu: self.cpu, dr: mov.dr, hidden: self.hidden };
+                Expected::Some(mov, reason, Some(presumption))
+            }
+            (_, 7) if !self.slots => Expected::Some(mov, reason, None),
             _ => Expected::Told(mov),
         };
         self.expect(expected);
@@ -229,11 +310,14 @@ impl Expecting {
 
     /// A MOV of an entry.
     fn guest(&mut self, mov: Mov, told: &Window) {
-        if !told.load_told {
+        if told.load == Load::Hidden {
             return;
         }
         self.expect(match mov.dr {
-            0..=3 if !told.addresses_told[usize::from(mov.dr)] => Expected::Some(mov, Reason::Guest(1 << mov.dr)),
+            0..=3 if !told.addresses_told[usize::from(mov.dr)] => {
+                let presumption = told.vcpu.map(|vcpu| Presumption::Guest { vcpu, dr: mov.dr });
+                Expected::Some(mov, Reason::Guest(1 << mov.dr), presumption)
+            }
             _ => Expected::Told(mov),
         });
     }
@@ -266,7 +350,7 @@ fn ahead(observed: &[Segment], anchor: Anchor) -> bool {
 fn difference(cpu: u32, anchor: Anchor, expected: &[Expected], observed: &[Mov], next: Option<Anchor>) -> Difference {
     let same = expected.iter().zip(observed).take_while(|(expected, mov)| *expected == *mov).count();
     let mov = |expected: &Expected| match *expected {
-        Expected::Told(mov) | Expected::Some(mov, _) => Some(mov),
+        Expected::Told(mov) | Expected::Some(mov, ..) => Some(mov),
         Expected::Any { .. } => None,
     };
     let line = match (expected.get(same).and_then(mov), next) {
@@ -276,8 +360,8 @@ fn difference(cpu: u32, anchor: Anchor, expected: &[Expected], observed: &[Mov],
     };
     let show_expected = |expected: &Expected| match *expected {
         Expected::Told(mov) => show(mov),
-        Expected::Some(mov, _) if mov.value.is_some() => format!("dr{} = ?", mov.dr),
-        Expected::Some(mov, _) => show(mov),
+        Expected::Some(mov, ..) if mov.value.is_some() => format!("dr{} = ?", mov.dr),
+        Expected::Some(mov, ..) => show(mov),
         Expected::Any { .. } => "?".to_owned(),
     };
     let place = observed.get(same).map_or(String::new(), |mov| format!(" (steps line {})", mov.line));

@@ -1,6 +1,6 @@
 //! What the model says, CPU by CPU, as it says it.
 
-use debugreg_model::{CpuId, Machine, Mark, Step};
+use debugreg_model::{CpuId, Machine, Mark, Step, VcpuId};
 
 use crate::input::Done;
 
@@ -26,10 +26,23 @@ pub(crate) struct Window {
     pub(crate) is_empty: bool,
     /// Of a VM exit: whether the guest's registers are read back.
     pub(crate) sync_told: bool,
+    /// Of a VM entry: of which vCPU.
+    pub(crate) vcpu: Option<VcpuId>,
     /// Of a VM entry: whether the guest's registers are loaded.
-    pub(crate) load_told: bool,
+    pub(crate) load: Load,
     /// Of a VM entry: which of the addresses that it loads.
     pub(crate) addresses_told: [bool; 4],
+}
+
+/// Whether the lines tell if an entry loads a guest's registers.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Load {
+    /// They do.
+    Told,
+    /// It is presumed that nothing bears on it that was set before.
+    Presumed,
+    /// Something does.
+    Hidden,
 }
 
 /// What the model says.
@@ -53,7 +66,8 @@ impl Predictions {
             row: row as u32,
             is_empty,
             sync_told: true,
-            load_told: true,
+            vcpu: None,
+            load: Load::Told,
             addresses_told: [true; 4],
         }));
     }

@@ -12,7 +12,7 @@ use debugreg_model::{
 };
 
 use crate::ftrace::BpAttr;
-use crate::input::{Done, Input, Row, Trace};
+use crate::input::{Input, Row, Trace};
 use crate::observe::{Observed, Observer};
 use crate::predict::Predictions;
 use crate::strangers::Unseen;
@@ -131,8 +131,6 @@ struct Replayer<'a> {
     created: HashSet<(i32, u32)>,
     /// By vCPU.
     told: Vec<Told>,
-    /// The windows in which the kernel read a guest's registers back.
-    synced: HashSet<u32>,
     /// By thread and number.
     vcpus: HashMap<(i32, u32), VcpuId>,
     /// The vCPU that a thread ran last.
@@ -162,7 +160,6 @@ struct Replayer<'a> {
 impl<'a> Replayer<'a> {
     fn new(trace: &'a Trace, policy: Policy, options: Options, with_verify: bool) -> Self {
         let from_power_on = trace.steps.as_ref().is_some_and(|steps| steps.from_power_on);
-        let synced = trace.truth.iter().filter(|truth| with_verify && truth.done == Done::Sync);
         Replayer {
             trace,
             machine: Machine::new(options, policy),
@@ -176,13 +173,12 @@ impl<'a> Replayer<'a> {
             vmm: None,
             from_power_on,
             gaps: 0,
-            unseen: Unseen { until: if from_power_on { Vec::new() } else { vec![0] }, holders: Vec::new() },
+            unseen: Unseen { spans: if from_power_on { Vec::new() } else { vec![(0, 0)] }, holders: Vec::new() },
             altered: Vec::new(),
             born: HashSet::new(),
             poked: HashMap::new(),
             created: HashSet::new(),
             told: Vec::new(),
-            synced: synced.map(|truth| truth.window).collect(),
             vcpus: HashMap::new(),
             last_vcpu: HashMap::new(),
             descriptors: HashMap::new(),
@@ -206,7 +202,7 @@ impl<'a> Replayer<'a> {
         self.watch.line = row.line;
         while self.trace.gaps.get(self.gaps).is_some_and(|&gap| gap <= row.line) {
             self.gaps += 1;
-            self.unseen.until.push(row.line);
+            self.unseen.spans.push((row.line, row.line));
             self.forget_guests();
         }
         self.know(cpu, row.pid);
@@ -296,13 +292,17 @@ impl<'a> Replayer<'a> {
                 }
                 self.apply(&Event::Fork { parent: parent_task, child: child_task });
             }
-            Input::Entry { vcpu } => self.entry(row, cpu, vcpu),
-            Input::KvmExit { vcpu, why, guest_dr7 } => self.exit(row, cpu, vcpu, why, guest_dr7),
+            Input::Entry { vcpu, rip } => self.entry(row, cpu, vcpu, rip),
+            Input::KvmExit { .. } => self.exit(row, cpu),
             Input::Open { result: None, .. } => {
-                self.unseen.until.push(row.line);
+                self.unseen.spans.push((row.line, row.line));
                 self.unknown(row, "the call does not return in this trace");
             }
-            Input::OpenReturn => self.unseen.until.push(row.line),
+            Input::OpenReturn => {
+                // It was entered before the lines begin, or in the last gap.
+                let entered = self.gaps.checked_sub(1).map_or(0, |gap| self.trace.gaps[gap]);
+                self.unseen.spans.push((entered, row.line));
+            }
             Input::Open { .. } | Input::Nothing => {}
             Input::Exit { pid } => {
                 let open = self.descriptors.remove(&pid).unwrap_or_default();
@@ -406,7 +406,7 @@ impl<'a> Replayer<'a> {
         let here = CpuId(u32::from(row.cpu));
         let by = self.task(row.pid, here);
         let Some(wanted) = wanted(attr) else {
-            self.unseen.until.push(row.line);
+            self.unseen.spans.push((row.line, row.line));
             return self.unknown(row, "the probe could not read what was asked for");
         };
         let task = match pid {
@@ -433,7 +433,7 @@ impl<'a> Replayer<'a> {
     fn on_counter(&mut self, row: &Row, fd: i32, event: impl FnOnce(CounterId) -> Event) -> Option<CounterId> {
         let counter = self.descriptors.get(&row.pid).and_then(|fds| fds.get(&fd)).copied();
         if counter.is_none() {
-            self.unseen.until.push(row.line);
+            self.unseen.spans.push((row.line, row.line));
         }
         let counter = counter.filter(|&id| self.machine.counter(id).state != State::Dead)?;
         self.apply_or_interrupt(counter, event(counter));

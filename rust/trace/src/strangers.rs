@@ -6,7 +6,7 @@
 //! until it is seen to go. Nothing of a stranger's task (or CPU) is determined meanwhile. What is predicted and does not
 //! happen is a difference all the same, and so is a breakpoint of which an earlier line shows that it was not there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::input::{Done, Input, Row};
@@ -56,8 +56,8 @@ impl Stranger {
 /// What a trace does not show.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Unseen {
-    /// Lines up to which something may have been set unseen, in order.
-    pub(crate) until: Vec<u32>,
+    /// From which line to which something may have been set unseen, in the order of the second.
+    pub(crate) spans: Vec<(u32, u32)>,
     /// Who is known to have something of which the lines do not tell what.
     pub(crate) holders: Vec<Stranger>,
 }
@@ -75,7 +75,7 @@ struct Life {
 /// Finds the strangers among what was done and not predicted.
 pub(crate) fn find(cpus: &[Vec<Compared<'_>>], rows: &[Row], unseen: &Unseen) -> Vec<Stranger> {
     let mut strangers = unseen.holders.clone();
-    if !unseen.until.is_empty() {
+    if !unseen.spans.is_empty() {
         let surplus = cpus.iter().flatten().filter_map(|window| Surplus::of(window));
         let surplus: Vec<Surplus<'_>> = surplus.collect();
         let mut lives = lives(&surplus);
@@ -147,10 +147,16 @@ fn live(lives: &mut Lives, of: (Who, u64), row: &Row, is_gone: bool) {
 /// CPU's, which made room, or both tasks have it. What is never seen to go with a task is the CPU's.
 fn lives(surplus: &[Surplus<'_>]) -> Lives {
     let mut owners: HashMap<u64, BTreeSet<i32>> = HashMap::new();
+    let mut swapped: HashSet<u64> = HashSet::new();
     for Surplus { row, balance, .. } in surplus {
-        if let Input::Switch { prev, next } = row.input {
-            for (&address, &balance) in balance.iter().filter(|&(_, &balance)| balance != 0) {
-                owners.entry(address).or_default().insert(if balance < 0 { prev } else { next });
+        let Input::Switch { prev, next } = row.input else { continue };
+        for (&address, &balance) in balance {
+            match balance {
+                0 => drop(swapped.insert(address)),
+                // It may have ended after the switch, by the last hand of a task that exits.
+                ..0 if swapped.contains(&address) && !owners.contains_key(&address) => {}
+                ..0 => drop(owners.entry(address).or_default().insert(prev)),
+                1.. => drop(owners.entry(address).or_default().insert(next)),
             }
         }
     }
@@ -158,12 +164,11 @@ fn lives(surplus: &[Surplus<'_>]) -> Lives {
     let mut lives = Lives::new();
     for Surplus { row, balance, gone, .. } in surplus {
         let mut by_task = false;
-        let tasks = match row.input {
-            Input::Switch { prev, next } => [prev, next],
-            _ => [row.pid, row.pid],
+        let (tasks, is_switch) = match row.input {
+            Input::Switch { prev, next } => ([prev, next], true),
+            _ => ([row.pid, row.pid], false),
         };
-        let is_switch = matches!(row.input, Input::Switch { .. });
-        for (&address, _) in balance {
+        for &address in balance.keys() {
             for pid in tasks.into_iter().filter(|&pid| owns(address, pid)) {
                 by_task = true;
                 live(&mut lives, (Who::Task(pid), address), row, !is_switch && gone.contains(&address));
@@ -171,23 +176,26 @@ fn lives(surplus: &[Surplus<'_>]) -> Lives {
         }
         if !by_task {
             for &address in balance.keys() {
-                live(&mut lives, (Who::Cpu(row.cpu), address), row, !is_switch && gone.contains(&address));
+                live(&mut lives, (Who::Cpu(row.cpu), address), row, gone.contains(&address));
             }
         }
     }
     lives
 }
 
-/// A stranger from what it was seen to do, unless it came after it was seen not to be there.
+/// A stranger from what it was seen to do, unless it came after it was seen not to be there. It is there until it goes,
+/// or until it is seen to be gone.
 fn stranger(who: Who, life: &Life, cpus: &[Vec<Compared<'_>>], unseen: &Unseen) -> Option<Stranger> {
-    let from = *unseen.until.iter().rev().find(|&&line| line <= life.first)?;
     let there = &cpus[usize::from(life.cpu)];
-    let seen_without = there.iter().filter_map(|window| Some((window.row?, window))).any(|(row, window)| {
-        let between = from < row.line && row.line < life.first;
-        between && window.is_exact() && shows(who, row, window)
-    });
-    let to = if life.is_gone { life.last } else { u32::MAX };
-    (!seen_without).then_some(Stranger { who, from, to })
+    let without = |after: u32, before: u32, shows: fn(Who, &Row, &Compared<'_>) -> bool| {
+        let rows = there.iter().filter_map(|window| Some((window.row?, window)));
+        let mut between = rows.filter(|(row, _)| after < row.line && row.line < before);
+        between.find(|&(row, window)| window.is_exact() && shows(who, row, window)).map(|(row, _)| row.line)
+    };
+    let mut before = unseen.spans.iter().rev().filter(|&&(from, _)| from <= life.first);
+    let &(from, _) = before.find(|&&(_, to)| to >= life.first || without(to, life.first, shows).is_none())?;
+    let to = if life.is_gone { life.last } else { without(life.last, u32::MAX, comes).unwrap_or(u32::MAX) };
+    Some(Stranger { who, from, to })
 }
 
 /// Whether a row would show a breakpoint that is set: a task's when it leaves for the idle task or comes after it (two
@@ -198,4 +206,10 @@ fn shows(who: Who, row: &Row, window: &Compared<'_>) -> bool {
         (Who::Cpu(_), Input::KvmExit { .. }) => window.observed.iter().all(|truth| truth.done != Done::Restore),
         _ => false,
     }
+}
+
+/// As [`shows`], or its task comes and does not bring it along. Should that be because two tasks swapped what they have,
+/// it is seen again when the other leaves.
+fn comes(who: Who, row: &Row, window: &Compared<'_>) -> bool {
+    matches!((who, row.input), (Who::Task(pid), Input::Switch { next, .. }) if next == pid) || shows(who, row, window)
 }

@@ -11,17 +11,15 @@ use memchr::memmem;
 use crate::input::{Done, Input, Trace};
 use crate::steps::{MarkName, Step, What};
 use crate::truth::{self, Anchor, Segment};
-use crate::{guest, guest::Run};
+use crate::{guest, guest::Guests};
 
 /// What a steps file adds to a trace.
 #[derive(Clone, Debug)]
 pub struct Tied {
     /// By CPU: what it did.
     pub(crate) cpus: Vec<Observed>,
-    /// By entry row: what the guest did in the stay that it begins.
-    pub(crate) runs: Vec<Run>,
-    /// By CPU: what a guest did that was entered before the first line.
-    pub(crate) begun: Vec<Run>,
+    /// What guests did.
+    pub(crate) guests: Guests,
     /// Nothing happened before the first line: what is not shown to be set is not set.
     pub(crate) from_power_on: bool,
 }
@@ -103,8 +101,8 @@ pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
         from_power_on &= before == 0 && missing == 0 && (!anchors.is_empty() || logged[cpu].kinds.is_empty());
         places.push(Place { anchors, before, missing });
     }
-    let (runs, begun) = guest::runs(trace, steps, &places);
-    Ok(Tied { cpus: truth::observed(steps, &places), runs, begun, from_power_on })
+    let guests = guest::guests(trace, steps, &places);
+    Ok(Tied { cpus: truth::observed(steps, &places), guests, from_power_on })
 }
 
 fn of_lines(trace: &Trace, cpus: usize) -> (Vec<Vec<Anchor>>, Vec<Marks>) {

@@ -187,6 +187,7 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
     let cpus = predictions.cpus.iter().zip(&truth);
     let mut cpus: Vec<Vec<Compared<'_>>> = cpus.map(|(items, truth)| windows(trace, items, truth)).collect();
     let strangers = strangers::find(&cpus, &trace.rows, unseen);
+    if std::env::var("STR").is_ok() { eprintln!("{strangers:#?}"); }
     let mut verify = Verify::default();
     let mut undetermined = BTreeSet::new();
     for (cpu, windows) in cpus.iter_mut().enumerate() {
@@ -197,7 +198,7 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
         }
     }
     if let Some(tied) = &trace.steps {
-        let mut step = movs::Comparison { from_power_on: tied.from_power_on, ..Default::default() };
+        let mut step = movs::Comparison::new(tied.from_power_on);
         for (cpu, observed) in tied.cpus.iter().enumerate() {
             if let Some(windows) = cpus.get(cpu) {
                 step.cpu(cpu as u32, windows, observed);
@@ -208,11 +209,24 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
         undetermined.append(&mut step.undetermined);
     }
     verify.differences.sort_by_key(|difference| (difference.line, difference.cpu));
-    verify.undetermined = undetermined.into_iter().map(|(line, reason)| (line, reason.to_string())).collect();
+    verify.undetermined = sentences(undetermined);
     if let Some(untied) = trace.untied {
         verify.undetermined.insert(0, (0, untied.to_string()));
     }
     verify
+}
+
+/// Registers of one line are named together.
+fn sentences(undetermined: BTreeSet<(u32, Reason)>) -> Vec<(u32, String)> {
+    let mut merged: Vec<(u32, Reason)> = Vec::new();
+    for (line, reason) in undetermined {
+        match (merged.last_mut(), reason) {
+            (Some((last, Reason::Guest(drs))), Reason::Guest(more)) if *last == line => *drs |= more,
+            (Some((last, Reason::Host(drs))), Reason::Host(more)) if *last == line => *drs |= more,
+            _ => merged.push((line, reason)),
+        }
+    }
+    merged.into_iter().map(|(line, reason)| (line, reason.to_string())).collect()
 }
 
 /// The windows of a CPU: first what precedes its first row, then one for each row.
@@ -254,16 +268,16 @@ fn compare(
         return;
     }
     let line = window.line();
+    let (mut predicted, mut observed) = window.sides();
     if let Some(reason) = window.hidden
         && !refreshes_surely(window)
     {
-        for truth in window.observed {
-            verify.score(truth.done).undetermined += 1;
-        }
+        // The guest's registers are read back whoever has breakpoints.
+        let is_certain = |&done: &Done| done == Done::Sync && window.row.is_some();
+        predicted.retain(is_certain);
+        observed.extract_if(.., |done| !is_certain(done)).for_each(|done| verify.score(done).undetermined += 1);
         undetermined.insert((line, reason));
-        return;
     }
-    let (mut predicted, observed) = window.sides();
     if window.lacks_sync() {
         verify.sync.undetermined += window.observed.iter().filter(|truth| truth.done == Done::Sync).count() as u64;
         undetermined.insert((line, Reason::Sync));

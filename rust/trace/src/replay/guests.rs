@@ -5,14 +5,17 @@ use debugreg_model::{CpuId, DrAccess, Event, ExitReason, GuestDebug, VcpuId};
 
 use super::Replayer;
 use crate::guest::{Mov, Run};
-use crate::input::{Row, Why};
+use crate::input::{Input, Row, Why};
 use crate::observe::Observer;
+use crate::predict::Load;
 
 /// A vCPU between its entry and what its exit handler made of a MOV DR.
 #[derive(Default)]
 pub(super) struct Stay {
     run: Run,
     retry: Option<Retry>,
+    /// Where it was when a MOV DR exited.
+    rip: Option<u64>,
 }
 
 /// What became of an access that exited.
@@ -68,7 +71,11 @@ impl Replayer<'_> {
         let vcpu = *self.vcpus.entry((pid, number)).or_insert_with(|| {
             let is_told = self.from_power_on || self.created.remove(&(pid, number));
             self.told.push(if is_told { Told::ALL } else { Told::NOTHING });
-            self.machine.add_vcpu(thread)
+            let vcpu = self.machine.add_vcpu(thread);
+            if let (false, Some(steps)) = (is_told, &self.trace.steps) {
+                self.machine.find_guest_registers(vcpu, steps.guests.before);
+            }
+            vcpu
         });
         self.last_vcpu.insert(pid, vcpu);
         vcpu
@@ -103,30 +110,28 @@ impl Replayer<'_> {
         self.apply(&Event::SetDebugregs { vcpu, dr, dr6, dr7 });
     }
 
-    /// `KVM_RUN` returned to a debugger.
+    /// `KVM_RUN` returned to a debugger: there is one. If no line tells what it has set, that is not known; beside it, no
+    /// window opens.
     pub(super) fn debug_exit(&mut self, pid: i32) {
-        if let Some(vcpu) = self.last_vcpu.get(&pid) {
-            self.hide_debugger(*vcpu);
-        }
-    }
-
-    fn hide_debugger(&mut self, vcpu: VcpuId) {
+        let Some(&vcpu) = self.last_vcpu.get(&pid) else { return };
         let debugger = &mut self.told[vcpu.index()].debugger;
-        if *debugger == Debugger::Presumed {
+        if *debugger != Debugger::Told && !self.machine.vcpu(vcpu).is_debugged() {
             *debugger = Debugger::Hidden;
+            self.machine.find_window(vcpu, false);
+            let control = GuestDebug::ENABLE | GuestDebug::SINGLESTEP;
+            self.apply(&Event::SetGuestDebug(vcpu, GuestDebug { control, ..GuestDebug::default() }));
         }
     }
 
-    pub(super) fn entry(&mut self, row: &Row, cpu: CpuId, number: u32) {
+    pub(super) fn entry(&mut self, row: &Row, cpu: CpuId, number: u32, rip: Option<u64>) {
         let vcpu = self.vcpu(row.pid, number, cpu);
         let before = Observer::before(&self.machine, cpu);
         let guest = self.uses_registers(vcpu);
-        let run = self.trace.steps.as_ref().map(|steps| steps.runs[self.entries].clone()).unwrap_or_default();
+        let run = self.trace.steps.as_ref().map(|steps| steps.guests.runs[self.entries].clone()).unwrap_or_default();
         self.entries += 1;
-        let retry = self.stays.remove(&vcpu).and_then(|stay| stay.retry);
-        if matches!(retry, Some(Retry::Again(mov)) if run.executed.first() != Some(&mov)) {
-            self.hide_debugger(vcpu);
-        }
+        let Stay { retry, rip: left, .. } = self.stays.remove(&vcpu).unwrap_or_default();
+        let tries_again = rip.zip(left).map(|(rip, left)| rip == left);
+        self.tell_of_retry(vcpu, tries_again);
         self.tell_of_run(vcpu, &run);
         self.tell_of_entry(vcpu, cpu);
         if self.apply(&Event::VmEntry(vcpu)).is_none() {
@@ -137,25 +142,28 @@ impl Replayer<'_> {
         let mut movs = run.executed.as_slice();
         match retry {
             Some(Retry::Done(mov)) if movs.first() == Some(&mov) => movs = &movs[1..],
-            Some(Retry::Again(mov)) if movs.first() != Some(&mov) => self.guest_mov(vcpu, mov),
+            // It may be interrupted before it does.
+            Some(Retry::Again(mov)) if movs.first() != Some(&mov) && tries_again != Some(true) => {
+                self.guest_mov(vcpu, mov);
+            }
             _ => {}
         }
         for &mov in movs {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { run, retry: None });
+        self.stays.insert(vcpu, Stay { run, ..Stay::default() });
     }
 
     /// The guest is left although no line says that it was entered: that was before the trace begins.
     fn find(&mut self, row: &Row, cpu: CpuId, number: Option<u32>) -> VcpuId {
         let vcpu = self.vcpu(row.pid, number.unwrap_or(0), cpu);
-        let run = self.trace.steps.as_ref().map(|steps| steps.begun[cpu.index()].clone()).unwrap_or_default();
+        let run = self.trace.steps.as_ref().map(|steps| steps.guests.begun[cpu.index()].clone()).unwrap_or_default();
         self.tell_of_run(vcpu, &run);
         self.machine.find_in_guest(vcpu, cpu);
         for &mov in &run.executed {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { run, retry: None });
+        self.stays.insert(vcpu, Stay { run, ..Stay::default() });
         vcpu
     }
 
@@ -169,8 +177,16 @@ impl Replayer<'_> {
         });
     }
 
-    /// Who executes a MOV DR without an exit has an open window, and KVM opens none beside a debugger (`handle_dr`,
-    /// `dr_interception`).
+    /// KVM lets a guest try a MOV DR again if it has opened the window, and goes past it if it has emulated it: beside a
+    /// debugger (`handle_dr`, `dr_interception`).
+    fn tell_of_retry(&mut self, vcpu: VcpuId, tries_again: Option<bool>) {
+        let debugger = &mut self.told[vcpu.index()].debugger;
+        if let (Debugger::Presumed, Some(tries_again)) = (*debugger, tries_again) {
+            *debugger = if tries_again { Debugger::Told } else { Debugger::Hidden };
+        }
+    }
+
+    /// Who executes a MOV DR without an exit has an open window.
     fn tell_of_run(&mut self, vcpu: VcpuId, run: &Run) {
         if run.executed.is_empty() {
             return;
@@ -178,7 +194,7 @@ impl Replayer<'_> {
         let told = &mut self.told[vcpu.index()];
         told.debugger = Debugger::Told;
         if !std::mem::replace(&mut told.window, true) {
-            self.machine.find_window_open(vcpu);
+            self.machine.find_window(vcpu, true);
         }
     }
 
@@ -189,29 +205,29 @@ impl Replayer<'_> {
         };
         let told = self.told[vcpu.index()];
         let debugger_owns = self.machine.vcpu(vcpu).debugger_owns();
-        window.load_told = told.window && told.debugger == Debugger::Told && (debugger_owns || told.control);
+        window.vcpu = Some(vcpu);
+        window.load = match told.debugger {
+            Debugger::Told if told.window && (debugger_owns || told.control) => Load::Told,
+            Debugger::Hidden => Load::Hidden,
+            _ => Load::Presumed,
+        };
         if !debugger_owns {
             window.addresses_told = told.addresses;
         }
     }
 
-    /// What is told of an exit's reading back, and what it tells.
-    fn tell_of_exit(&mut self, vcpu: VcpuId, cpu: CpuId, line: u32) {
+    /// What is told of an exit's reading back.
+    fn tell_of_exit(&mut self, vcpu: VcpuId, cpu: CpuId) {
         let open = self.machine.vcpu(vcpu).wont_exit;
         let told = &mut self.told[vcpu.index()];
-        let sync_told = told.window && (!open || told.debugger == Debugger::Told);
+        let was_told = std::mem::replace(&mut told.window, true);
         if let Some(window) = self.watch.predictions.as_mut().and_then(|predictions| predictions.window(cpu)) {
-            window.sync_told = sync_told;
-            // Under a debugger the window would not have been opened.
-            if told.window && open && told.debugger == Debugger::Presumed {
-                let synced = self.synced.contains(&line);
-                told.debugger = if synced { Debugger::Told } else { Debugger::Hidden };
-            }
+            window.sync_told = was_told && (!open || told.debugger == Debugger::Told);
         }
-        told.window = true;
     }
 
-    pub(super) fn exit(&mut self, row: &Row, cpu: CpuId, number: Option<u32>, why: Why, guest_dr7: Option<u64>) {
+    pub(super) fn exit(&mut self, row: &Row, cpu: CpuId) {
+        let Input::KvmExit { vcpu: number, rip, why, guest_dr7 } = row.input else { return };
         let vcpu = match self.machine.cpu(cpu).guest {
             Some(vcpu) => vcpu,
             None => self.find(row, cpu, number),
@@ -226,7 +242,7 @@ impl Replayer<'_> {
             told.control = told.debugger == Debugger::Told;
             self.machine.observe_guest_dr(vcpu, Dr::Control, dr7);
         }
-        self.tell_of_exit(vcpu, cpu, row.line);
+        self.tell_of_exit(vcpu, cpu);
         let guest = self.uses_registers(vcpu);
         let reason = match why {
             Why::DrAccess { dr, write } => {
@@ -248,7 +264,7 @@ impl Replayer<'_> {
                 self.told[vcpu.index()].write(mov);
             }
             let retry = stay.run.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
-            self.stays.insert(vcpu, Stay { run: Run::default(), retry });
+            self.stays.insert(vcpu, Stay { retry, rip, ..Stay::default() });
         } else {
             self.watch.observer.hook(&self.machine, cpu, row.line, before, guest);
         }
