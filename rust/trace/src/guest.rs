@@ -119,26 +119,35 @@ enum Stay {
     Begun,
 }
 
-/// An access that exits is logged when it traps; it was not executed then.
+/// An access that exits is logged when it traps; it was not executed then. Of a stay whose exit is not in the trace nothing
+/// can be said.
 fn set_trapped_apart(trace: &Trace, stays: &mut [Run], begun: &mut [Run]) {
     let mut entries = 0;
     let mut last: Vec<Option<usize>> = vec![None; begun.len()];
+    let mut is_in = vec![false; begun.len()];
     for row in &trace.rows {
         let cpu = usize::from(row.cpu);
         match row.input {
             Input::Entry { .. } => {
                 last[cpu] = Some(entries);
+                is_in[cpu] = true;
                 entries += 1;
             }
-            Input::KvmExit { why: Why::DrAccess { dr, write }, .. } => {
+            Input::KvmExit { why, .. } => {
+                is_in[cpu] = false;
                 let stay = match last[cpu] {
                     Some(at) => &mut stays[at],
                     None => &mut begun[cpu],
                 };
-                let fits = |mov: &Mov| mov.dr == dr && mov.write.is_some() == write;
-                stay.trapped = stay.executed.pop_if(|mov| fits(mov));
+                if let Why::DrAccess { dr, write } = why {
+                    let fits = |mov: &Mov| mov.dr == dr && mov.write.is_some() == write;
+                    stay.trapped = stay.executed.pop_if(|mov| fits(mov));
+                }
             }
             _ => {}
         }
+    }
+    for (_, last) in is_in.into_iter().zip(last).filter(|&(is_in, _)| is_in) {
+        stays[last.expect("entered")] = Run::default();
     }
 }

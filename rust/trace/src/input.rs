@@ -130,6 +130,9 @@ pub struct Trace {
     pub truth: Vec<Truth>,
     /// Lines before which events were lost.
     pub gaps: Vec<u32>,
+    /// Tasks that may be exiting when the lines end, by pid: since when. Their counters leave the registers before that
+    /// shows.
+    pub exiting: HashMap<i32, u32>,
     /// Names of the phases.
     pub phases: Vec<String>,
     /// What the reader passed over.
@@ -192,6 +195,7 @@ impl Trace {
             truth: reading.truth,
             phases: reading.phases,
             gaps,
+            exiting: reading.stretches,
             counts: *lines.counts(),
             steps: None,
             untied: None,
@@ -235,6 +239,8 @@ struct Reading {
     exits: HashMap<u16, usize>,
     /// By pid: the row that preempted it first since its last voluntary switch.
     preempted: HashMap<i32, usize>,
+    /// By pid: the line on which it came after its last voluntary switch.
+    stretches: HashMap<i32, u32>,
 }
 
 /// An open between its enter line and its `->` line.
@@ -265,7 +271,7 @@ impl Reading {
                 return;
             }
             Event::SchedSwitch { prev_pid, prev_state, next_pid } => {
-                self.switch_in_flight(prev_pid, prev_state, next_pid);
+                self.switch_in_flight(line, prev_pid, prev_state, next_pid);
                 Input::Switch { prev: prev_pid, next: next_pid }
             }
             Event::MigrateTask { pid, to, .. } => Input::Migrate { pid, to },
@@ -275,6 +281,7 @@ impl Reading {
                 self.push(line, cpu, pid, Input::Exit { pid });
                 let before = self.preempted.remove(&pid).unwrap_or(here);
                 self.acts.push((before as u32, here as u32));
+                self.stretches.remove(&pid);
                 return;
             }
             Event::KvmEntry { vcpu, rip } => {
@@ -375,12 +382,17 @@ impl Reading {
     }
 
     /// A switch bears on opens in flight: one that slept acts before its caller leaves the CPU again.
-    fn switch_in_flight(&mut self, prev: i32, prev_state: PrevState, next: i32) {
+    fn switch_in_flight(&mut self, line: u32, prev: i32, prev_state: PrevState, next: i32) {
         let here = self.rows.len();
         if prev_state == PrevState::Preempted {
             self.preempted.entry(prev).or_insert(here);
+            self.stretches.entry(prev).or_insert(0);
         } else {
             self.preempted.remove(&prev);
+            self.stretches.remove(&prev);
+        }
+        if next != 0 {
+            self.stretches.entry(next).or_insert(line);
         }
         if let Some(open) = self.opens.get_mut(&prev) {
             if prev_state == PrevState::Sleeping {

@@ -295,7 +295,7 @@ impl<'a> Replayer<'a> {
             Input::Entry { vcpu, rip } => self.entry(row, cpu, vcpu, rip),
             Input::KvmExit { .. } => self.exit(row, cpu),
             Input::Open { result: None, .. } => {
-                self.unseen.spans.push((row.line, row.line));
+                self.unseen.spans.push((row.line, u32::MAX));
                 self.unknown(row, "the call does not return in this trace");
             }
             Input::OpenReturn => {

@@ -5,11 +5,14 @@
 //! all that was predicted and something more, somebody has a breakpoint that the trace does not tell of: a *stranger*,
 //! until it is seen to go. Nothing of a stranger's task (or CPU) is determined meanwhile. What is predicted and does not
 //! happen is a difference all the same, and so is a breakpoint of which an earlier line shows that it was not there.
+//!
+//! At the other end, a task takes its breakpoints out when it exits, and the line that says so comes later: where the
+//! trace ends in between, it does not determine what becomes of that task.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use crate::input::{Done, Input, Row};
+use crate::input::{Done, Input, Row, Trace};
 use crate::verify::Compared;
 
 /// Whose breakpoints are not told.
@@ -19,6 +22,8 @@ pub(crate) enum Who {
     Task(i32),
     /// Those of whoever runs on a CPU.
     Cpu(u16),
+    /// Nobody's any more: this task is exiting.
+    Exiting(i32),
 }
 
 impl fmt::Display for Who {
@@ -26,6 +31,7 @@ impl fmt::Display for Who {
         match self {
             Who::Task(pid) => write!(f, "task {pid} has a breakpoint that no line asks for"),
             Who::Cpu(cpu) => write!(f, "cpu{cpu} has a breakpoint that no line asks for"),
+            Who::Exiting(pid) => write!(f, "task {pid} gives its breakpoints up, and no line tells why"),
         }
     }
 }
@@ -46,7 +52,7 @@ impl Stranger {
         (self.from..=self.to).contains(&row.line)
             && match self.who {
                 Who::Cpu(cpu) => row.cpu == cpu,
-                Who::Task(pid) => {
+                Who::Task(pid) | Who::Exiting(pid) => {
                     row.pid == pid || matches!(row.input, Input::Switch { prev, next } if prev == pid || next == pid)
                 }
             }
@@ -73,11 +79,12 @@ struct Life {
 }
 
 /// Finds the strangers among what was done and not predicted.
-pub(crate) fn find(cpus: &[Vec<Compared<'_>>], rows: &[Row], unseen: &Unseen) -> Vec<Stranger> {
+pub(crate) fn find(cpus: &[Vec<Compared<'_>>], trace: &Trace, unseen: &Unseen) -> Vec<Stranger> {
+    let mut surplus: Vec<Surplus<'_>> = cpus.iter().flatten().filter_map(|window| Surplus::of(window)).collect();
     let mut strangers = unseen.holders.clone();
+    strangers.extend(exiting(&surplus, &trace.exiting));
+    surplus.retain(|surplus| !strangers.iter().any(|stranger| stranger.bears_on(surplus.row)));
     if !unseen.spans.is_empty() {
-        let surplus = cpus.iter().flatten().filter_map(|window| Surplus::of(window));
-        let surplus: Vec<Surplus<'_>> = surplus.collect();
         let mut lives = lives(&surplus);
         strangers.extend(lives.iter().filter_map(|(&(who, _), life)| stranger(who, life, cpus, unseen)));
         // A refresh says that something is set, and not whose it is.
@@ -92,11 +99,25 @@ pub(crate) fn find(cpus: &[Vec<Compared<'_>>], rows: &[Row], unseen: &Unseen) ->
     // A task takes its breakpoints with it.
     for stranger in &mut strangers {
         let exits = |row: &&Row| matches!(row.input, Input::Exit { pid } if stranger.who == Who::Task(pid));
-        if let Some(exit) = rows.iter().find(|row| row.line >= stranger.from && exits(row)) {
+        if let Some(exit) = trace.rows.iter().find(|row| row.line >= stranger.from && exits(row)) {
             stranger.to = stranger.to.min(exit.line);
         }
     }
     strangers
+}
+
+/// Tasks that are seen to give breakpoints up while they run, and may be exiting.
+fn exiting(surplus: &[Surplus<'_>], since: &HashMap<i32, u32>) -> Vec<Stranger> {
+    let mut exiting: BTreeMap<i32, u32> = BTreeMap::new();
+    for Surplus { row, balance, refreshes, .. } in surplus {
+        let runs = if let Input::Switch { next, .. } = row.input { next } else { row.pid };
+        let may_exit = since.get(&runs).is_some_and(|&since| since <= row.line);
+        if may_exit && !refreshes && !balance.is_empty() && balance.values().all(|&balance| balance < 0) {
+            let from = exiting.entry(runs).or_insert(row.line);
+            *from = row.line.min(*from);
+        }
+    }
+    exiting.into_iter().map(|(pid, from)| Stranger { who: Who::Exiting(pid), from, to: u32::MAX }).collect()
 }
 
 /// What was done in a window beyond all that was predicted.

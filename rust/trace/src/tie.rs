@@ -4,11 +4,12 @@
 //! order across CPUs may differ, since a line is printed a little before or after what it tells of. Where one file lacks
 //! a part, head or tail, what is left of it is found in the other.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use memchr::memmem;
 
-use crate::input::{Done, Input, Trace};
+use crate::input::{Done, Input, Trace, Truth, Why};
 use crate::steps::{MarkName, Step, What};
 use crate::truth::{self, Anchor, Segment};
 use crate::{guest, guest::Guests};
@@ -51,18 +52,41 @@ impl fmt::Display for Untied {
 }
 
 /// The anchors of one CPU, as one of the two files has them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Marks {
     /// A letter for each.
     kinds: Vec<u8>,
-    /// The address of each install, where it is known.
-    addresses: Vec<Option<u64>>,
+    /// What else is known of it.
+    details: Vec<Detail>,
+}
+
+/// What else is known of an anchor.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Detail {
+    Nothing,
+    /// Of an install or uninstall: the address.
+    Address(u64),
+    /// Of an entry: the MOV DR that ended the stay, or in the steps the last one that was tried.
+    Mov { dr: u8, is_write: bool },
 }
 
 impl Marks {
-    fn push(&mut self, kind: u8, address: Option<u64>) {
+    fn push(&mut self, kind: u8, detail: Detail) {
         self.kinds.push(kind);
-        self.addresses.push(address);
+        self.details.push(detail);
+    }
+
+    fn last(&mut self, kind: u8) -> Option<&mut Detail> {
+        self.details.last_mut().filter(|_| self.kinds.last() == Some(&kind))
+    }
+}
+
+/// Whether a line can tell of a step; the address is the kernel's word.
+fn agree(line: Detail, step: Detail, addresses: bool) -> bool {
+    match (line, step) {
+        (Detail::Nothing, _) | (Detail::Address(_), Detail::Nothing) => true,
+        (Detail::Address(line), Detail::Address(step)) => line == step || !addresses,
+        (line, step) => line == step,
     }
 }
 
@@ -94,10 +118,11 @@ pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
     let cpus = steps.iter().map(|step| usize::from(step.cpu) + 1).max().unwrap_or(0).max(trace.cpus);
     let (anchors, told) = of_lines(trace, cpus);
     let logged = of_steps(steps, cpus);
+    let has_head = shows_first_entry(trace);
     let mut places = Vec::new();
     let mut from_power_on = true;
     for (cpu, anchors) in anchors.into_iter().enumerate() {
-        let (before, missing) = place(&told[cpu], &logged[cpu]).ok_or(Untied(cpu as u16))?;
+        let (before, missing) = place(&told[cpu], &logged[cpu], has_head).ok_or(Untied(cpu as u16))?;
         from_power_on &= before == 0 && missing == 0 && (!anchors.is_empty() || logged[cpu].kinds.is_empty());
         places.push(Place { anchors, before, missing });
     }
@@ -105,45 +130,82 @@ pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
     Ok(Tied { cpus: truth::observed(steps, &places), guests, from_power_on })
 }
 
+/// Whether no guest can have been entered before the first line: the vCPUs were created after it.
+fn shows_first_entry(trace: &Trace) -> bool {
+    let first = trace.rows.iter().find(|row| {
+        matches!(row.input, Input::CreateVcpu { .. } | Input::Entry { .. } | Input::KvmExit { .. })
+    });
+    first.is_some_and(|row| matches!(row.input, Input::CreateVcpu { .. }))
+}
+
 fn of_lines(trace: &Trace, cpus: usize) -> (Vec<Vec<Anchor>>, Vec<Marks>) {
-    let mut lines: Vec<(u32, usize, Anchor, u8, Option<u64>)> = Vec::new();
-    for row in trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. })) {
-        lines.push((row.line, usize::from(row.cpu), Anchor::Entry { window: row.line }, b'e', None));
-    }
-    for truth in &trace.truth {
-        let (kind, address) = match truth.done {
-            Done::Install(address) => (b'i', Some(address)),
-            Done::Uninstall(_) => (b'u', None),
-            Done::Restore => (b'r', None),
-            // The steps do not mark it.
-            Done::Sync => continue,
-        };
-        let anchor = Anchor::Done { window: truth.window, done: truth.done };
-        lines.push((truth.line, usize::from(truth.cpu), anchor, kind, address));
-    }
-    lines.sort_unstable_by_key(|&(line, ..)| line);
     let mut anchors = vec![Vec::new(); cpus];
-    let mut marks: Vec<Marks> = (0..cpus).map(|_| Marks::default()).collect();
-    for (_, cpu, anchor, kind, address) in lines {
-        anchors[cpu].push(anchor);
-        marks[cpu].push(kind, address);
+    let mut marks = vec![Marks::default(); cpus];
+    let mut truth = trace.truth.iter().peekable();
+    for row in &trace.rows {
+        while let Some(truth) = truth.next_if(|truth| truth.line < row.line) {
+            truth_mark(truth, &mut anchors, &mut marks);
+        }
+        let cpu = usize::from(row.cpu);
+        match row.input {
+            Input::Entry { .. } => {
+                anchors[cpu].push(Anchor::Entry { window: row.line });
+                marks[cpu].push(b'e', Detail::Nothing);
+            }
+            Input::KvmExit { why: Why::DrAccess { dr, write }, .. } => {
+                if let Some(detail) = marks[cpu].last(b'e') {
+                    *detail = Detail::Mov { dr, is_write: write };
+                }
+            }
+            _ => {}
+        }
     }
+    truth.for_each(|truth| truth_mark(truth, &mut anchors, &mut marks));
     (anchors, marks)
 }
 
+fn truth_mark(truth: &Truth, anchors: &mut [Vec<Anchor>], marks: &mut [Marks]) {
+    let (kind, detail) = match truth.done {
+        Done::Install(address) => (b'i', Detail::Address(address)),
+        Done::Uninstall(address) => (b'u', Detail::Address(address)),
+        Done::Restore => (b'r', Detail::Nothing),
+        // The steps do not mark it.
+        Done::Sync => return,
+    };
+    let cpu = usize::from(truth.cpu);
+    anchors[cpu].push(Anchor::Done { window: truth.window, done: truth.done });
+    marks[cpu].push(kind, detail);
+}
+
 fn of_steps(steps: &[Step], cpus: usize) -> Vec<Marks> {
-    let mut marks: Vec<Marks> = (0..cpus).map(|_| Marks::default()).collect();
+    let mut marks = vec![Marks::default(); cpus];
+    // By event: its address, since it was last installed.
+    let mut addresses: HashMap<u64, u64> = HashMap::new();
+    let mut installed = vec![0; cpus];
     for step in steps {
-        let marks = &mut marks[usize::from(step.cpu)];
+        let cpu = usize::from(step.cpu);
+        let marks = &mut marks[cpu];
         match step.what {
-            What::VmRun => marks.push(b'e', None),
-            What::Mark { name: MarkName::Install, .. } => marks.push(b'i', None),
-            What::Mark { name: MarkName::Uninstall, .. } => marks.push(b'u', None),
-            What::Mark { name: MarkName::Restore, .. } => marks.push(b'r', None),
+            What::VmRun => marks.push(b'e', Detail::Nothing),
+            What::Mark { name: MarkName::Install, rdi } => {
+                installed[cpu] = rdi;
+                marks.push(b'i', Detail::Nothing);
+            }
+            What::Mark { name: MarkName::Uninstall, rdi } => {
+                marks.push(b'u', addresses.get(&rdi).map_or(Detail::Nothing, |&address| Detail::Address(address)));
+            }
+            What::Mark { name: MarkName::Restore, .. } => marks.push(b'r', Detail::Nothing),
             // I3, the first that an install writes.
-            What::Write { dr: 0..=3, value } if step.is_kernel() && marks.kinds.last() == Some(&b'i') => {
-                let address = marks.addresses.last_mut().expect("as many as kinds");
-                *address = address.or(Some(value));
+            What::Write { dr: 0..=3, value } if step.is_kernel() => {
+                if let Some(detail @ Detail::Nothing) = marks.last(b'i') {
+                    *detail = Detail::Address(value);
+                    addresses.insert(installed[cpu], value);
+                }
+            }
+            What::Write { dr, .. } | What::Read { dr } if !step.is_kernel() => {
+                if let Some(detail) = marks.last(b'e') {
+                    *detail = Detail::Mov { dr, is_write: matches!(step.what, What::Write { .. }) };
+                }
             }
             _ => {}
         }
@@ -151,45 +213,51 @@ fn of_steps(steps: &[Step], cpus: usize) -> Vec<Marks> {
     marks
 }
 
-/// How many marks the steps have before the lines begin, or the lines before the steps do. The recordings end together,
-/// or begin together, or there is one place only where the shorter fits: by its kinds, or else by its addresses.
-fn place(lines: &Marks, steps: &Marks) -> Option<(usize, usize)> {
+/// More places than this are not looked at: one among so many would not be told from the others.
+const MOST_PLACES: usize = 1000;
+
+/// How many marks the steps have before the lines begin, or the lines before the steps do.
+///
+/// The shorter of the two is looked for in the longer. It is at the end, where recordings end together; at the beginning,
+/// if the lines show it; or in the one place where it fits. An address of the lines that is not that of the steps does
+/// not untie them: it is a difference.
+fn place(lines: &Marks, steps: &Marks, has_head: bool) -> Option<(usize, usize)> {
     let steps_are_longer = steps.kinds.len() >= lines.kinds.len();
     let (short, long) = if steps_are_longer { (lines, steps) } else { (steps, lines) };
     let last = long.kinds.len() - short.kinds.len();
-    let at = if short.kinds.is_empty() {
-        0
-    } else if long.kinds.ends_with(&short.kinds) {
-        last
-    } else if long.kinds.starts_with(&short.kinds) {
-        0
-    } else {
-        let places = places(&long.kinds, &short.kinds);
-        match *places {
-            [at] => at,
-            _ => {
-                let mut fitting = places.into_iter().filter(|&at| {
-                    let pairs = short.addresses.iter().zip(&long.addresses[at..]);
-                    pairs.into_iter().all(|(a, b)| a.is_none() || b.is_none() || a == b)
-                });
-                let at = fitting.next()?;
-                if fitting.next().is_some() {
-                    return None;
-                }
-                at
-            }
-        }
+    let agrees = |at: usize, addresses: bool| {
+        let here = &long.details[at..at + short.details.len()];
+        let (lines, steps) = if steps_are_longer { (&*short.details, here) } else { (here, &*short.details) };
+        lines.iter().zip(steps).all(|(&line, &step)| agree(line, step, addresses))
     };
-    Some(if steps_are_longer { (at, 0) } else { (0, at) })
-}
-
-/// Where a needle is found, overlapping places included.
-fn places(haystack: &[u8], needle: &[u8]) -> Vec<usize> {
-    let finder = memmem::Finder::new(needle);
+    let answer = |at| Some(if steps_are_longer { (at, 0) } else { (0, at) });
+    let at_start = has_head && long.kinds.starts_with(&short.kinds);
+    let at_end = long.kinds.ends_with(&short.kinds);
+    if short.kinds.is_empty() || at_start && agrees(0, true) {
+        return answer(0);
+    }
+    if at_end && agrees(last, true) {
+        return answer(last);
+    }
+    let finder = memmem::Finder::new(&short.kinds);
     let (mut places, mut from) = (Vec::new(), 0);
-    while let Some(at) = finder.find(&haystack[from..]) {
+    while let Some(at) = finder.find(&long.kinds[from..]) {
+        if places.len() == MOST_PLACES {
+            return None;
+        }
         places.push(from + at);
         from += at + 1;
     }
-    places
+    let agreeing = |addresses| places.iter().copied().filter(move |&at| agrees(at, addresses));
+    let only = |mut places: &mut dyn Iterator<Item = usize>| places.next().filter(|_| places.next().is_none());
+    if agreeing(true).next().is_some() {
+        return only(&mut agreeing(true)).and_then(answer);
+    }
+    if at_start && agrees(0, false) {
+        return answer(0);
+    }
+    if at_end && agrees(last, false) {
+        return answer(last);
+    }
+    only(&mut agreeing(false)).and_then(answer)
 }

@@ -186,8 +186,7 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
     }
     let cpus = predictions.cpus.iter().zip(&truth);
     let mut cpus: Vec<Vec<Compared<'_>>> = cpus.map(|(items, truth)| windows(trace, items, truth)).collect();
-    let strangers = strangers::find(&cpus, &trace.rows, unseen);
-    if std::env::var("STR").is_ok() { eprintln!("{strangers:#?}"); }
+    let strangers = strangers::find(&cpus, trace, unseen);
     let mut verify = Verify::default();
     let mut undetermined = BTreeSet::new();
     for (cpu, windows) in cpus.iter_mut().enumerate() {
