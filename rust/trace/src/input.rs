@@ -253,7 +253,6 @@ struct InFlight {
 }
 
 impl Reading {
-    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     fn record(&mut self, line: u32, cpu: u16, pid: i32, event: Event<'_>) {
         let input = match event {
             Event::Install { address, .. } => return self.done(line, cpu, Done::Install(address)),

@@ -161,7 +161,8 @@ impl Comparison {
         if let Some((at, line, presumption)) = *presumed {
             let is_told = self.decided.get(&presumption).copied();
             if is_told.is_none() && !decided.iter().any(|expected| matches!(expected, Expected::Any { .. })) {
-                let holds = decided.len() == movs.len() && decided.iter().zip(movs).all(|(expected, mov)| expected == mov);
+                let holds =
+                    decided.len() == movs.len() && decided.iter().zip(movs).all(|(expected, mov)| expected == mov);
                 self.decided.insert(presumption, holds);
             }
             if is_told != Some(true) {
@@ -297,12 +298,11 @@ impl Expecting {
                 self.addresses[slot] = true;
                 Expected::Told(mov)
             }
-            (Done::Restore, 0..=3) if !self.slots => Expected::Some(mov, reason, None),
+            (Done::Restore, 0..=3) | (_, 7) if !self.slots => Expected::Some(mov, reason, None),
             (Done::Restore, 0..=3) if !self.addresses[slot] => {
                 let presumption = Presumption::Host { cpu: self.cpu, dr: mov.dr, hidden: self.hidden };
                 Expected::Some(mov, reason, Some(presumption))
             }
-            (_, 7) if !self.slots => Expected::Some(mov, reason, None),
             _ => Expected::Told(mov),
         };
         self.expect(expected);
@@ -359,9 +359,8 @@ fn difference(cpu: u32, anchor: Anchor, expected: &[Expected], observed: &[Mov],
         (None, _) => anchor.window(),
     };
     let show_expected = |expected: &Expected| match *expected {
-        Expected::Told(mov) => show(mov),
         Expected::Some(mov, ..) if mov.value.is_some() => format!("dr{} = ?", mov.dr),
-        Expected::Some(mov, ..) => show(mov),
+        Expected::Told(mov) | Expected::Some(mov, ..) => show(mov),
         Expected::Any { .. } => "?".to_owned(),
     };
     let place = observed.get(same).map_or(String::new(), |mov| format!(" (steps line {})", mov.line));

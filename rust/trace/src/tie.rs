@@ -67,7 +67,10 @@ enum Detail {
     /// Of an install or uninstall: the address.
     Address(u64),
     /// Of an entry: the MOV DR that ended the stay, or in the steps the last one that was tried.
-    Mov { dr: u8, is_write: bool },
+    Mov {
+        dr: u8,
+        is_write: bool,
+    },
 }
 
 impl Marks {
@@ -132,9 +135,10 @@ pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
 
 /// Whether no guest can have been entered before the first line: the vCPUs were created after it.
 fn shows_first_entry(trace: &Trace) -> bool {
-    let first = trace.rows.iter().find(|row| {
-        matches!(row.input, Input::CreateVcpu { .. } | Input::Entry { .. } | Input::KvmExit { .. })
-    });
+    let first = trace
+        .rows
+        .iter()
+        .find(|row| matches!(row.input, Input::CreateVcpu { .. } | Input::Entry { .. } | Input::KvmExit { .. }));
     first.is_some_and(|row| matches!(row.input, Input::CreateVcpu { .. }))
 }
 
@@ -249,7 +253,7 @@ fn place(lines: &Marks, steps: &Marks, has_head: bool) -> Option<(usize, usize)>
         from += at + 1;
     }
     let agreeing = |addresses| places.iter().copied().filter(move |&at| agrees(at, addresses));
-    let only = |mut places: &mut dyn Iterator<Item = usize>| places.next().filter(|_| places.next().is_none());
+    let only = |places: &mut dyn Iterator<Item = usize>| places.next().filter(|_| places.next().is_none());
     if agreeing(true).next().is_some() {
         return only(&mut agreeing(true)).and_then(answer);
     }

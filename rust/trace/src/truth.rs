@@ -64,8 +64,7 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
         let cpu = usize::from(step.cpu);
         let (observed, handler, place) = (&mut cpus[cpu], &mut handlers[cpu], &places[cpu]);
         let (dr, value) = match step.what {
-            What::VmRun
-            | What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
+            What::VmRun | What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
                 *handler = Handler::None;
                 match place.anchor(next[cpu]) {
                     Some(anchor) => observed.segments.push(Segment::new(anchor)),

@@ -51,8 +51,7 @@ enum Debugger {
 }
 
 impl Told {
-    const NOTHING: Told =
-        Told { addresses: [false; 4], control: false, window: false, debugger: Debugger::Presumed };
+    const NOTHING: Told = Told { addresses: [false; 4], control: false, window: false, debugger: Debugger::Presumed };
     const ALL: Told = Told { addresses: [true; 4], control: true, window: true, debugger: Debugger::Told };
 
     fn write(&mut self, mov: Mov) {
