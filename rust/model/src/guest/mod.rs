@@ -89,6 +89,28 @@ impl Machine {
         }
     }
 
+    /// Finds a guest running on a CPU, as a recording does that begins after its entry: nothing is executed.
+    pub fn find_in_guest(&mut self, id: VcpuId, cpu: CpuId) {
+        self.hardware_entry(id, cpu);
+    }
+
+    /// Finds whether a guest's MOV DR exit, as a recording does that begins after what decided it. A policy without lazy
+    /// windows has none to find open.
+    pub fn find_window(&mut self, id: VcpuId, open: bool) {
+        let open = open && self.policy.opens_windows();
+        let vcpu = &mut self.vcpus[id.index()];
+        vcpu.wont_exit = open;
+        vcpu.vmcs.dr_intercept = !open;
+    }
+
+    /// Finds what a guest has in its registers, as a recording does that begins after it was put there.
+    pub fn find_guest_registers(&mut self, id: VcpuId, registers: Registers) {
+        let vcpu = &mut self.vcpus[id.index()];
+        (vcpu.own, vcpu.db, vcpu.eff_db) = (registers, registers.dr, registers.dr);
+        (vcpu.dr7, vcpu.vmcs.dr7) = (registers.dr7, registers.dr7);
+        vcpu.bp_enabled = Dr7(registers.dr7).any_armed();
+    }
+
     /// The breakpoint that a guest has in a slot by its own account.
     pub fn guest_breakpoint(&self, id: VcpuId, slot: Slot) -> Breakpoint {
         let own = self.vcpu(id).own;

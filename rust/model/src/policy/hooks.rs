@@ -56,6 +56,9 @@ pub(super) trait Half {
     /// Whether it has `KVM_GET_DEBUGREGS` and `KVM_SET_DEBUGREGS` (2.6.34).
     const HAS_DEBUGREGS: bool = true;
 
+    /// Whether the first MOV DR of a guest lets those that follow it run without an exit (3.15).
+    const OPENS_WINDOWS: bool = false;
+
     /// On the way in, from `vcpu_enter_guest` to the entry itself.
     fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>);
 
@@ -72,8 +75,8 @@ pub(super) trait Half {
     fn vcpu_put<P: Probe>(_: &mut Kvm<'_, P>) {}
 
     /// The exit handler of a guest's MOV DR.
-    fn dr_access<P: Probe>(_: &mut Kvm<'_, P>) -> DrHandling {
-        DrHandling::Emulate
+    fn dr_access<P: Probe>(kvm: &mut Kvm<'_, P>) -> DrHandling {
+        if Self::OPENS_WINDOWS { super::common::open_window(kvm) } else { DrHandling::Emulate }
     }
 
     /// Whether a guest's MOV DR exits while no window is open.
@@ -176,6 +179,11 @@ impl Policy {
     /// The exit handler of a guest's MOV DR.
     pub(crate) fn dr_access<P: Probe>(self, kvm: &mut Kvm<'_, P>) -> DrHandling {
         with_half!(self.kvm, Half => Half::dr_access(kvm))
+    }
+
+    /// Whether the first MOV DR of a guest lets those that follow it run without an exit.
+    pub(crate) fn opens_windows(self) -> bool {
+        with_half!(self.kvm, Half => Half::OPENS_WINDOWS)
     }
 
     /// Whether a guest's MOV DR exits while no window is open.
