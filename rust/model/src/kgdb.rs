@@ -304,6 +304,7 @@ impl Machine {
             let slot = Slot::ALL.into_iter().find(|&slot| announce::reserve(&mut on, slot));
             let slot = slot.ok_or(Refusal::bare("every register of a CPU has an owner"))?;
             announce::set(&mut on, slot, bp);
+            self.histogram.toggle_cpu(cpu, 1);
             self.cpus[cpu.index()].announced[slot.index()] = self.clock;
             return Ok(Part::Announced(slot));
         }
@@ -320,7 +321,10 @@ impl Machine {
         match part {
             Part::Register(_) => {}
             Part::Event(id) => self.bury(id),
-            Part::Announced(slot) => announce::clear(&mut On { machine: self, cpu, probe }, slot, bp),
+            Part::Announced(slot) => {
+                announce::clear(&mut On { machine: self, cpu, probe }, slot, bp);
+                self.histogram.toggle_cpu(cpu, -1);
+            }
         }
     }
 
@@ -349,6 +353,7 @@ impl Machine {
         }
         let holder = crate::step::counter_of(self.cpu(cpu).bank.owner[slot.index()]);
         if announce::reserve(&mut On { machine: self, cpu, probe }, slot) {
+            self.histogram.toggle_cpu(cpu, 1);
             self.cpus[cpu.index()].announced[slot.index()] = self.clock;
             return Outcome::Ok;
         }
@@ -360,6 +365,7 @@ impl Machine {
     pub(crate) fn kgdb_release<P: Probe>(&mut self, cpu: CpuId, slot: Slot, probe: &mut P) -> Outcome {
         let in_use = self.parts_on(cpu).iter().any(|&(part, _)| part == Part::Announced(slot));
         if !in_use && announce::release(&mut On { machine: self, cpu, probe }, slot) {
+            self.histogram.toggle_cpu(cpu, -1);
             return Outcome::Ok;
         }
         Outcome::Refused(Refusal::new(Errno::EINVAL, "kgdb has not announced that slot, or has a breakpoint in it"))

@@ -195,7 +195,10 @@ impl Performance<'_> {
             Event::Detach { tracer, tracee } => self.traced(scenario, *tracer, *tracee, |tasks, a, b| {
                 tasks.detach(a, b).map(|result| result.map(|()| None))
             }),
-            Event::Fork { parent, child } => self.fork(parent.index(), child.index()),
+            Event::Fork { parent, child, thread: false } => self.fork(parent.index(), child.index()),
+            Event::Fork { thread: true, .. } => {
+                Ok(self.go_blind("the tasks of this world are processes of one thread"))
+            }
             Event::Exec(task) => {
                 self.tasks.exec(task.index())?;
                 Ok(Seen::Outcome(Outcome::Ok))
@@ -395,7 +398,7 @@ impl Performance<'_> {
         if Self::is_32bit(scenario, tracer) {
             return Ok(self.go_blind("the tasks of this world are 64-bit programs"));
         }
-        if !self.tasks.lives(tracer) || !self.tasks.lives(tracee) {
+        if !self.tasks.lives(tracer) || self.tasks.all[tracee].is_none() {
             return Ok(self.go_blind("the task is not there in this world"));
         }
         Ok(match act(&mut self.tasks, tracer, tracee)? {

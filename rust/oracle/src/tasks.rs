@@ -455,7 +455,7 @@ impl<'w> Tasks<'w> {
         const RIP: u64 = 8 * 16;
         const EFLAGS: u64 = 8 * 18;
         const TRAP_BRKPT: u32 = 1;
-        let mut word = |tasks: &mut Self, request: u64, at: u64, data: u64| {
+        let word = |tasks: &mut Self, request: u64, at: u64, data: u64| {
             let answer = tasks.round(tracer, &Message::call(libc::SYS_ptrace, &[request, pid, at, data]))?;
             answer.result().map_err(|errno| lost("ptrace", errno))?;
             Ok::<_, Error>(answer)

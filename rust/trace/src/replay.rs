@@ -253,7 +253,7 @@ impl<'a> Replayer<'a> {
             && self.youngest > 0
             && let Some(vmm) = self.vmm
         {
-            self.machine.copy_process(vmm, task);
+            self.machine.copy_process(vmm, task, true);
         }
         task
     }
@@ -275,7 +275,7 @@ impl<'a> Replayer<'a> {
                 if let Some(descriptors) = self.descriptors.get(&parent).cloned() {
                     self.descriptors.insert(child, descriptors);
                 }
-                self.apply(&Event::Fork { parent: parent_task, child: child_task });
+                self.apply(&Event::Fork { parent: parent_task, child: child_task, thread: false });
             }
             Input::Entry { vcpu } => self.entry(row, cpu, vcpu),
             Input::KvmExit { vcpu, why, guest_dr7 } => self.exit(row, cpu, vcpu, why, guest_dr7),
@@ -549,6 +549,7 @@ impl<'a> Replayer<'a> {
 // Bits of `perf_event_attr`'s flags (include/uapi/linux/perf_event.h).
 const EXCLUDE_USER: u64 = 1 << 4;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
+const INHERIT_THREAD: u64 = 1 << 35;
 const REMOVE_ON_EXEC: u64 = 1 << 36;
 const SIGTRAP: u64 = 1 << 37;
 
@@ -561,6 +562,7 @@ fn wanted(attr: BpAttr) -> Option<Attr> {
         bp_len: attr.bp_len?,
         disabled: flags & 1 != 0,
         inherit: flags & 2 != 0,
+        inherit_thread: flags & INHERIT_THREAD != 0,
         pinned: flags & 4 != 0,
         exclude_user: flags & EXCLUDE_USER != 0,
         exclude_kernel: flags & EXCLUDE_KERNEL != 0,

@@ -58,6 +58,18 @@ proptest! {
         Walk::new(options, Policy::parse("linux").expect("named")).perform_checked(&ops)?;
     }
 
+    /// The slot rule kept as numbers is the slot rule: the same answers, and numbers that a count gives too.
+    #[test]
+    fn the_histogram_is_the_rule(options in options(), ops in host_walk()) {
+        let policy = |name| Policy::parse(name).expect("named");
+        let mut counted = Walk::new(options, policy("linux"));
+        let mut kept = Walk::new(options, policy("linux+histogram"));
+        for op in &ops {
+            prop_assert_eq!(counted.perform(op)?, kept.perform(op)?, "{:?}", op);
+        }
+        prop_assert!(kept.machine.histogram_is_true());
+    }
+
     /// Up to 2.6.32 a switch leaves the last task's breakpoints armed, so only this much is promised.
     #[test]
     fn the_thread_half_takes_whatever_comes(policy in policies(HostHalf::Thread), options in options(), ops in walk()) {

@@ -56,6 +56,7 @@ pub(crate) fn attr() -> impl Strategy<Value = Attr> {
         pinned,
         disabled,
         inherit,
+        inherit_thread: false,
         exclude_user: user,
         exclude_kernel: !user,
         sigtrap: false,
