@@ -1,7 +1,7 @@
 //! A machine beside its ledger, and what must hold between the two.
 
 use debugreg::{Dr7, Registers};
-use debugreg_model::policy::{HostHalf, KvmHalf};
+use debugreg_model::policy::HostHalf;
 use debugreg_model::{
     Capabilities, CounterId, CpuId, Delta, Event, GuestDebug, Holder, Insn, Machine, Options, Outcome, Policy, State,
     TaskId, VcpuId,
@@ -238,11 +238,9 @@ impl Walk {
         let vcpu = self.machine.vcpu(guest);
         let Guest { dr, dr7, .. } = self.ledger.guests[guest.index()];
         prop_assert_eq!((vcpu.own.dr, vcpu.own.dr7), (dr, dr7), "{:?} after {:?}", guest, op);
-        // PVM emulates each read, and until H-21 was fixed the emulator heeded the guest's GD whoever has the registers.
-        let heeds_guests = self.machine.policy.kvm == KvmHalf::Pvm && self.machine.policy.has(Delta::H21);
-        let heeded = if heeds_guests { vcpu.own.dr7 } else { vcpu.effective().dr7 };
-        if heeded & Dr7::GD != 0 {
-            return Ok(()); // Each read would be a #DB.
+        // Each read would be a #DB: of the debugger's GD, or, where the access is emulated, of the guest's own.
+        if (vcpu.effective().dr7 | dr7) & Dr7::GD != 0 {
+            return Ok(());
         }
         for (number, own) in (0..).zip(dr).chain([(7, dr7)]) {
             let read = Event::MovFromDr { vcpu: guest, dr: number, cpl: 0 };
