@@ -72,6 +72,12 @@ pub enum KvmHalf {
 }
 
 impl KvmHalf {
+    /// Whether what names no policy may count on it: the host's breakpoints fire outside guests and a guest's inside, and
+    /// KVM can be asked.
+    pub const fn is_general(self) -> bool {
+        !matches!(self, KvmHalf::SevEs | KvmHalf::Bhyve | KvmHalf::Xen | KvmHalf::VirtualBox | KvmHalf::Nothing)
+    }
+
     /// As `debugreg policies` shows it: the file that has it.
     pub const fn name(self) -> &'static str {
         match self {
