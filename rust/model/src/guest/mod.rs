@@ -45,6 +45,7 @@ impl Machine {
 
     /// What KVM does to a guest's registers behind its back, it cannot do to one whose state is protected.
     fn unprotected(&self) -> Result<(), Misuse> {
+        self.policy.is_kvm()?;
         if self.policy.world().is_protected() {
             return Err(Misuse::NotExpressible("KVM cannot see the registers of a protected guest"));
         }
