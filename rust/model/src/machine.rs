@@ -77,7 +77,7 @@ impl Default for Options {
 }
 
 /// One CPU.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cpu {
     /// Its slots and registers.
     pub bank: Bank,
@@ -98,7 +98,7 @@ pub struct Cpu {
 }
 
 /// Everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Machine {
     /// What kind of machine.
     pub options: Options,
@@ -161,7 +161,7 @@ impl Machine {
     }
 
     /// A place for a child that fork will fill.
-    pub(crate) fn add_unborn_task(&mut self) -> TaskId {
+    pub fn add_unborn_task(&mut self) -> TaskId {
         let id = self.add_sleeping_task(CpuId(0), Capabilities::Root);
         self.tasks[id.index()].life = Life::Unborn;
         id
@@ -191,6 +191,11 @@ impl Machine {
     #[inline]
     pub fn counter(&self, id: CounterId) -> &Counter {
         &self.counters[id.index()]
+    }
+
+    /// Every counter that there has been, those that have ended included.
+    pub fn counters(&self) -> impl Iterator<Item = (CounterId, &Counter)> {
+        (0..).map(CounterId).zip(&self.counters)
     }
 
     /// The counter that somebody opened, of which this one may be a copy that fork made.

@@ -284,9 +284,8 @@ impl Machine {
             HostHalf::Perf => self.perf_disable(id, probe),
             HostHalf::Thread => {
                 self.thread_disarm(id, probe);
-                let counter = &mut self.counters[id.index()];
-                counter.enabled = false;
-                counter.state = State::Off;
+                self.counters[id.index()].enabled = false;
+                self.set_state(id, State::Off);
             }
         }
     }

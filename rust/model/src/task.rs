@@ -34,7 +34,7 @@ pub enum Life {
 }
 
 /// A task.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
     /// The CPU on which it runs when it runs.
     pub cpu: CpuId,
