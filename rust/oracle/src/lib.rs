@@ -4,7 +4,8 @@
 //! `perf_event_open`, ptrace, fork, execve, an access to memory. [`run`] performs a scenario and says line by line what
 //! was observed, in the words of the model; [`conform()`] looks for scenarios in which the two differ.
 //!
-//! What cannot be observed from user space (registers, kgdb, guests) is unobserved, and said to be.
+//! A vCPU is one of /dev/kvm (`guest`), and its guest performs an event after the other. What cannot be observed from user
+//! space (register contents, kgdb) is unobserved, and said to be.
 
 // Processes, mappings and machine code; each block says why it is sound.
 #![deny(unsafe_code)]
@@ -21,6 +22,8 @@ mod agent;
 mod attr;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod channel;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod guest;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod perform;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -11,6 +11,7 @@ use debugreg_model::{
 use crate::agent::Op;
 use crate::attr;
 use crate::channel::{Message, payload};
+use crate::guest::Guests;
 use crate::report::Seen;
 use crate::ring::Ring;
 use crate::tasks::{Fate, Tasks};
@@ -44,6 +45,7 @@ struct Counter {
 
 struct Performance<'w> {
     tasks: Tasks<'w>,
+    guests: Guests,
     counters: Vec<Counter>,
     unnamed: u32,
     sampling: bool,
@@ -88,9 +90,13 @@ impl World {
                 self.have_page(page, going)?;
             }
         }
-        let tasks = Tasks::start(self, scenario, going)?;
+        let kind = Guests::look(self, scenario, going)?;
+        let mut tasks = Tasks::start(self, scenario, going)?;
+        let guests = Guests::start(&mut tasks, scenario, kind)?;
+        tasks.run()?;
         let mut performance = Performance {
             tasks,
+            guests,
             counters: Vec::new(),
             unnamed: UNNAMED,
             sampling,
@@ -117,25 +123,25 @@ impl World {
 }
 
 /// The pages that an access touches.
-fn pages(access: Access) -> impl Iterator<Item = u64> {
+pub(crate) fn pages(access: Access) -> impl Iterator<Item = u64> {
     let first = access.address & !0xfff;
     let last = access.address.saturating_add(access.bytes.saturating_sub(1)) & !0xfff;
     [first, last].into_iter().take(if first == last { 1 } else { 2 })
 }
 
-fn unobserved(why: impl Into<String>) -> Seen {
+pub(crate) fn unobserved(why: impl Into<String>) -> Seen {
     Seen::Unobserved(why.into())
 }
 
 /// What came of a call.
-fn outcome(result: Result<(), i32>) -> Seen {
+pub(crate) fn outcome(result: Result<(), i32>) -> Seen {
     match result {
         Ok(()) => Seen::Outcome(Outcome::Ok),
         Err(errno) => refused(errno),
     }
 }
 
-fn refused(errno: i32) -> Seen {
+pub(crate) fn refused(errno: i32) -> Seen {
     match Errno::ALL.into_iter().find(|known| known.number() == errno) {
         Some(errno) => Seen::Outcome(Outcome::Refused(Refusal::new(errno, "the kernel says so"))),
         None => Seen::Errno(errno),
@@ -154,6 +160,9 @@ impl Performance<'_> {
             Some(debugreg_model::scenario::Expectation::Bind(symbol)) => Some(symbol),
             _ => None,
         };
+        if let Some(seen) = self.guests.line(&mut self.tasks, line)? {
+            return Ok(seen);
+        }
         #[allow(
             clippy::match_wildcard_for_single_variants,
             reason = "of an event that comes to the language nothing is known"
@@ -216,15 +225,6 @@ impl Performance<'_> {
             Event::Registers(_) | Event::Refresh(_) | Event::Hardware(_) | Event::Owed(_) => {
                 Ok(unobserved("no interface shows the debug registers of a CPU"))
             }
-            Event::GuestAccess { .. }
-            | Event::MovToDr { .. }
-            | Event::MovFromDr { .. }
-            | Event::VmEntry(_)
-            | Event::VmExit(..)
-            | Event::SetGuestDebug(..)
-            | Event::GetDebugregs(_)
-            | Event::SetDebugregs { .. }
-            | Event::Init(_) => Ok(unobserved("this world has no guests")),
             _ => Ok(self.go_blind("user space cannot do that")),
         }
     }
