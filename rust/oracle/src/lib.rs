@@ -40,7 +40,7 @@ use debugreg_model::scenario::ScenarioError;
 use thiserror::Error;
 
 pub use conform::{Conformance, Difference, Progress, conform};
-pub use generate::generate;
+pub use generate::{generate, guests::generate_guests};
 pub use report::{Report, StepReport, run};
 pub use world::World;
 

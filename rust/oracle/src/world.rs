@@ -123,6 +123,12 @@ impl World {
         Ok(world)
     }
 
+    /// Why guests cannot be had, if they cannot.
+    pub(crate) fn no_guests(&self) -> Option<String> {
+        let errno = self.kvm.err()?;
+        Some(format!("guests need /dev/kvm: {}", Errno::from_raw(errno)))
+    }
+
     fn set_up(&mut self, going: &mut Going<'_>) -> Result<(), Error> {
         for place in 0..2 {
             let channel = &self.spacers[place].1;

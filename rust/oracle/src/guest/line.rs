@@ -20,6 +20,9 @@ const NO_DATA: &str = "this KVM emulates a guest's instructions (kvm-pvm), and i
 const MISSED_HIT: &str = "a data breakpoint before it would have changed this, but guests are emulated here (kvm-pvm)";
 const EMULATED_GD: &str =
     "guests are emulated here (kvm-pvm), and KVM's emulator minds the guest's own GD whoever has the registers (H-21)";
+const EMULATED_PRIVILEGE: &str =
+    "guests are emulated here (kvm-pvm), and KVM's emulator looks at the privilege before the register's number";
+const OPEN_WINDOW: &str = "in the model this follows from an exit for a MOV DR, which user space cannot choose";
 const EMULATED_ALIAS: &str = "guests are emulated here (kvm-pvm), and KVM's emulator ignores bits 63:32 for DR4 and DR5 \
                               (em_dr_write, to 6.18), without an exception and without effect";
 
@@ -152,6 +155,13 @@ impl Performing<'_, '_> {
             if self.before.debugger_gets_db() && detects {
                 self.guest.unlike.all = Some(EMULATED_GD);
             }
+            let ring = match act {
+                Act::ToDr { ring, .. } | Act::FromDr { ring, .. } => ring,
+                _ => 0,
+            };
+            if number > 7 && ring > 0 {
+                return Ok(unobserved(EMULATED_PRIVILEGE));
+            }
             if matches!(number, 4 | 5) && write.is_some_and(|value| value > u64::from(u32::MAX)) {
                 return Ok(unobserved(EMULATED_ALIAS));
             }
@@ -214,6 +224,10 @@ impl Performing<'_, '_> {
 
     fn set_guest_debug(&mut self, debug: GuestDebug) -> Result<Seen, Error> {
         self.outside()?;
+        // Only an exit for a MOV DR leaves the window open, and a debugger that comes then finds it so (Z-1).
+        if self.before.wont_exit && debug.control & GuestDebug::ENABLE != 0 {
+            self.guest.unlike.all = Some(OPEN_WINDOW);
+        }
         let result = self.guest.vcpu.vm.set_guest_debug(self.tasks, debug)?;
         if result.is_ok() {
             let enabled = debug.control & GuestDebug::ENABLE != 0;

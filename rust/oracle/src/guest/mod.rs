@@ -121,7 +121,7 @@ impl Guests {
         let forcible = parameter("force_emulation_prefix").is_some_and(|text| text != "0");
         let rehearsal = (!scenario.vcpus.is_empty()).then(|| Rehearsal::new(scenario));
         let mut guests = Guests { all: Vec::new(), kind, forcible, rehearsal };
-        let why = why_not(scenario);
+        let why = tasks.world.no_guests().or_else(|| why_not(scenario));
         for (number, vcpu) in scenario.vcpus.iter().enumerate() {
             let guest = match &why {
                 Some(why) => Err(why.clone()),
