@@ -174,7 +174,12 @@ impl World {
         let file = ask(init, &file, "memfd_create", going)?.result().expect("asked");
         self.returns = file;
         for _ in 0..4096 / 256 {
-            ask(init, &Message::call(libc::SYS_write, &[file, payload(0), 256]).with(0, &[0xc3; 256]), "write", going)?;
+            ask(
+                init,
+                &Message::call(libc::SYS_write, &[file, payload(0), 256]).with(0, &[crate::agent::RET; 256]),
+                "write",
+                going,
+            )?;
         }
         let open = [libc::AT_FDCWD as u64, payload(0), libc::O_RDWR as u64, 0];
         let open = Message::call(libc::SYS_openat, &open).with(0, b"/dev/kvm\0");

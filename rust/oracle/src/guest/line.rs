@@ -5,7 +5,7 @@
 
 use debugreg::trip::{Access, What};
 use debugreg::{Dr, Dr7, Registers};
-use debugreg_model::{Event, ExitReason, GuestDebug, Outcome, Vcpu as Model, Vector};
+use debugreg_model::{Event, ExitReason, GuestDebug, Insn, Outcome, Vcpu as Model, Vector};
 
 use super::code::Act;
 use super::vcpu::{Happened, Stop};
@@ -111,7 +111,8 @@ impl Performing<'_, '_> {
         if forced && !self.forcible {
             return Ok(unobserved("KVM's emulator is not to be had: kvm.force_emulation_prefix is 0"));
         }
-        let reached = io || pages(with_prefix(access, forced)).all(|page| self.guest.vcpu.image.is_mapped(page));
+        let reached =
+            io || pages(with_prefix(access, forced), Insn::Plain).all(|page| self.guest.vcpu.image.is_mapped(page));
         let Access { address, bytes, .. } = access;
         let act = match access.what {
             What::Store => Act::Store { address, bytes, forced },
@@ -283,7 +284,7 @@ impl Performing<'_, '_> {
 }
 
 fn nothing() -> Outcome {
-    Outcome::Hits { counters: Vec::new(), sigtrap: None }
+    Outcome::Hits { counters: Vec::new(), kgdb: false, sigtrap: None }
 }
 
 /// Whether the machine is emulated by QEMU (CPUID leaf 0x40000000).

@@ -143,11 +143,11 @@ impl Guests {
         let harness = code::harness();
         image.install(&harness.bytes, harness.handlers);
         for line in &scenario.lines {
-            if let Event::GuestAccess { vcpu, access, emulated } = line.event
+            if let Event::GuestAccess { vcpu, access, emulated, insn } = line.event
                 && vcpu.index() == number
                 && !matches!(access.what, What::Io { .. })
             {
-                for page in pages(with_prefix(access, emulated && self.forcible)) {
+                for page in pages(with_prefix(access, emulated && self.forcible), insn) {
                     image.map(page);
                 }
             }
