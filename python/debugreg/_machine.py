@@ -312,6 +312,7 @@ class Machine(_core.Machine):
         hypervisor: The host itself is a guest (X86_FEATURE_HYPERVISOR).
         fred: Events are delivered by FRED.
         disabled_match: DR6 shows the bits of matching but disabled slots.
+        decode_assists: SVM tells KVM the operands of a MOV DR; without them KVM emulates one under a debugger.
         kprobes: The kernel has kprobes; without them execute breakpoints on kernel addresses are refused.
         kgdb: 'early' before `dbg_late_init`: kgdb writes the registers itself, and tells nobody.
 
@@ -346,13 +347,15 @@ class Machine(_core.Machine):
         hypervisor: bool = True,
         fred: bool = False,
         disabled_match: bool = False,
+        decode_assists: bool = True,
         kprobes: bool = True,
         kgdb: Literal["late", "early"] = "late",
     ) -> Self:
         """Make a machine on which every CPU is idle."""
         if cpus < 1:
             raise ValueError(f"cpus must be 1 to 256 (got {cpus})")
-        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, kprobes, kgdb)
+        bits = hypervisor, fred, disabled_match, decode_assists, kprobes
+        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, *bits, kgdb)
         self.cpus = tuple(Cpu(self, index) for index in range(cpus))
         self._tasks = {}
         self._opened = 0
@@ -371,9 +374,9 @@ class Machine(_core.Machine):
         task = self._tasks[number] = Task(self, number, name)
         return task
 
-    def vcpu(self, name: str, *, task: Task) -> Vcpu:
-        """Add a vCPU, whose thread is `task`."""
-        return Vcpu(self, self._add_vcpu(name, task), name)
+    def vcpu(self, name: str, *, task: Task, de: bool = False) -> Vcpu:
+        """Add a vCPU, whose thread is `task`; `de` is its guest's CR4.DE."""
+        return Vcpu(self, self._add_vcpu(name, task, de), name)
 
     def do(self, line: str) -> Outcome:
         """Perform a line of the language, with or without its expectation.

@@ -53,6 +53,8 @@ pub struct Options {
     /// The kernel has kprobes, and thus a list of code that must not be probed; without it execute breakpoints on kernel
     /// addresses are refused altogether.
     pub kprobes: bool,
+    /// The processor tells a #VMEXIT handler the operands (SVM's decode assists); without them KVM emulates a MOV DR.
+    pub decode_assists: bool,
     /// `dbg_late_init` has not run yet: kgdb writes the registers itself.
     pub kgdb_early: bool,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             fred: false,
             disabled_match: false,
             kprobes: true,
+            decode_assists: true,
             kgdb_early: false,
         }
     }
@@ -254,6 +257,11 @@ impl Machine {
         self.tasks[task.index()].is_32bit = is_32bit;
     }
 
+    /// Sets CR4.DE of a guest.
+    pub fn set_debug_extensions(&mut self, vcpu: VcpuId, de: bool) {
+        self.vcpus[vcpu.index()].debug_extensions = de;
+    }
+
     /// What everything has cost so far.
     pub fn cost(&self) -> Cost {
         self.cpus.iter().fold(Cost::default(), |sum, cpu| sum + cpu.bank.cost)
@@ -350,9 +358,16 @@ impl Machine {
             Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe),
             Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe),
             Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe),
-            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu),
+            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu, probe),
             Event::SetDebugregs { vcpu, dr, dr6, dr7 } => self.set_debugregs(vcpu, dr, dr6, dr7, probe),
             Event::Init(vcpu) => self.init(vcpu, probe),
+            Event::Smi(vcpu) => self.smi(vcpu, probe),
+            Event::Rsm(vcpu) => self.rsm(vcpu, probe),
+            Event::TaskSwitch(vcpu) => self.task_switch(vcpu, probe),
+            Event::NestedEntry { vcpu, dr6, dr7, intercepts_db } => {
+                self.nested_entry(vcpu, dr6, dr7, intercepts_db, probe)
+            }
+            Event::NestedExit(vcpu) => self.nested_exit(vcpu, probe),
         }
     }
 
@@ -361,6 +376,7 @@ impl Machine {
         let prev = std::mem::replace(&mut self.cpus[cpu.index()].running, next);
         let before = self.cpu(cpu).bank.cost.touched();
         if prev != next {
+            self.preempt_vcpus(prev, cpu, probe);
             match self.policy.host {
                 HostHalf::Perf => self.perf_switch(cpu, prev, next, probe),
                 HostHalf::Thread => self.thread_switch(cpu, next, probe),

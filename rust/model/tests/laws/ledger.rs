@@ -118,7 +118,7 @@ impl Ledger {
                 guest.injected = false;
                 guest.dr7 &= !Dr7::GD;
             }
-            (Event::Init(_), Outcome::Ok) => *guest = Guest { injected: guest.injected, ..Guest::default() },
+            (Event::Init(_), Outcome::Ok) => *guest = Guest::default(),
             _ => {}
         }
     }

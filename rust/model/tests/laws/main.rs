@@ -12,8 +12,8 @@ use debugreg::Dr7;
 use debugreg_model::policy::{HostHalf, NAMED};
 use debugreg_model::scenario::{parse, run};
 use debugreg_model::{
-    Attr, Capabilities, CounterId, CpuId, Errno, Event, ExitReason, Holder, Machine, Options, Outcome, Policy, Probe,
-    TaskId, VcpuId, Vendor,
+    Attr, Capabilities, CounterId, CpuId, Delta, Errno, Event, ExitReason, Holder, Machine, Options, Outcome, Policy,
+    Probe, TaskId, VcpuId, Vendor,
 };
 use proptest::prelude::*;
 
@@ -190,7 +190,11 @@ fn a_counter_that_is_closed_inside_a_reschedule_is_survived() {
 
 #[test]
 fn nothing_set_costs_nothing() {
-    for policy in NAMED.iter().filter(|named| named.name != "linux-2.6.30") {
+    // 2.6.30 reads and writes at every entry and exit, DebugSwap stores the host's addresses at each vcpu_load; from 4.15
+    // to 5.14 each vcpu_put writes DR6 (H-04).
+    let noisy = ["linux-2.6.30", "sev-es-debugswap"];
+    let quiet = |name: &str| !noisy.contains(&name) && !Policy::parse(name).expect("named").has(Delta::H04);
+    for policy in NAMED.iter().filter(|named| quiet(named.name)) {
         for vendor in [Vendor::Amd, Vendor::Intel] {
             let options = Options { cpus: CPUS as usize, vendor, ..Options::default() };
             let mut walk = Walk::new(options, Policy::parse(policy.name).expect("named"));

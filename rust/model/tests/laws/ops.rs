@@ -3,7 +3,7 @@
 use debugreg::Dr7;
 use debugreg::trip::{Access, What};
 use debugreg_model::policy::{HostHalf, NAMED};
-use debugreg_model::{Attr, BpType, Changes, DrAccess, ExitReason, GuestDebug, Nmi, Options, Policy, Vendor};
+use debugreg_model::{Attr, BpType, Changes, Delta, DrAccess, ExitReason, GuestDebug, Nmi, Options, Policy, Vendor};
 use proptest::prelude::*;
 
 pub(crate) const CPUS: u32 = 2;
@@ -193,7 +193,19 @@ pub(crate) fn options() -> impl Strategy<Value = Options> {
     })
 }
 
+/// Policies that do not promise that what is armed is what is owed.
+const NO_PROMISE: &[&str] = &["sev-es"];
+
+/// The named policies of a host half. H-02 is left out: after it nothing can be said of a guest's registers.
 pub(crate) fn policies(host: HostHalf) -> impl Strategy<Value = Policy> {
-    let names: Vec<_> = NAMED.iter().filter(|named| named.host == host).map(|named| named.name).collect();
-    prop::sample::select(names).prop_map(|name| Policy::parse(name).expect("named"))
+    let names: Vec<_> = NAMED
+        .iter()
+        .filter(|named| named.host == host && !NO_PROMISE.contains(&named.name))
+        .map(|named| named.name)
+        .collect();
+    prop::sample::select(names).prop_map(|name| {
+        let policy = Policy::parse(name).expect("named");
+        let fixed = format!("{name}+H-02=fixed");
+        if policy.has(Delta::H02) { Policy::parse(&fixed).expect("it concerns it") } else { policy }
+    })
 }
