@@ -114,13 +114,11 @@ struct Comparison {
 impl Comparison {
     fn needs_guests(&mut self, going: &mut Going<'_>) -> Result<(), Error> {
         let world = World::new(going)?;
-        match world.no_guests() {
-            Some(why) => Err(Error::Unavailable(why)),
-            None => {
-                self.world = Some(world);
-                Ok(())
-            }
+        if let Some(why) = world.no_guests() {
+            return Err(Error::Unavailable(why));
         }
+        self.world = Some(world);
+        Ok(())
     }
 
     fn compare(&mut self, parsed: &Scenario, into: &mut Conformance, going: &mut Going<'_>) -> Result<(), Error> {

@@ -16,7 +16,8 @@ pub(crate) fn session(scenario: &Scenario) -> Session {
         session.machine.set_32bit(id, task.is_32bit);
     }
     for vcpu in &scenario.vcpus {
-        session.machine.add_vcpu(vcpu.task);
+        let id = session.machine.add_vcpu(vcpu.task);
+        session.machine.set_debug_extensions(id, vcpu.debug_extensions);
     }
     session
 }

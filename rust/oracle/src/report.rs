@@ -23,8 +23,8 @@ pub(crate) enum Seen {
     Killed(Vec<CounterId>),
     /// An errno that the model does not know.
     Errno(i32),
-    /// As the model says it, but for one register.
-    Without(Outcome, Dr),
+    /// As the model says it, but for some registers.
+    Without(Outcome, Vec<Dr>),
     /// Something that the model has no word for.
     Strange(String),
     /// Nothing, and why.
@@ -99,8 +99,8 @@ fn judge(line: &Line, seen: &Seen, session: &Session) -> Option<bool> {
     match (seen, expectation) {
         (Seen::Unobserved(_), _) => None,
         (Seen::Outcome(outcome), _) => Some(expectation.holds(outcome, symbol)),
-        (Seen::Without(outcome, dr), _) => {
-            let rest = without(expectation, *dr);
+        (Seen::Without(outcome, unlike), _) => {
+            let rest = without(expectation, unlike);
             // Of registers there may be none left.
             (rest != Expectation::Registers(Vec::new())).then(|| rest.holds(outcome, symbol))
         }
@@ -134,15 +134,18 @@ fn judge(line: &Line, seen: &Seen, session: &Session) -> Option<bool> {
     }
 }
 
-/// What an expectation says of other registers than this one.
-fn without(expectation: &Expectation, dr: Dr) -> Expectation {
-    match (expectation.clone(), dr) {
-        (Expectation::ExitDebug { dr6, .. }, Dr::Control) => Expectation::ExitDebug { dr6, dr7: None },
-        (Expectation::Registers(mut fields), _) => {
-            fields.retain(|&(number, _)| Dr::from_number(number) != Some(dr));
+/// What an expectation says of other registers than these.
+fn without(expectation: &Expectation, unlike: &[Dr]) -> Expectation {
+    match expectation.clone() {
+        Expectation::ExitDebug { dr6, dr7 } => Expectation::ExitDebug {
+            dr6: dr6.filter(|_| !unlike.contains(&Dr::Status)),
+            dr7: dr7.filter(|_| !unlike.contains(&Dr::Control)),
+        },
+        Expectation::Registers(mut fields) => {
+            fields.retain(|&(number, _)| Dr::from_number(number).is_none_or(|dr| !unlike.contains(&dr)));
             Expectation::Registers(fields)
         }
-        (other, _) => other,
+        other => other,
     }
 }
 
@@ -177,10 +180,11 @@ fn show(seen: &Seen, session: &Session) -> String {
             // These name no counter.
             other => show_outcome(other, session),
         },
-        Seen::Without(outcome, dr) => {
-            let field = format!("dr{}=", dr.number());
+        Seen::Without(outcome, unlike) => {
+            let fields: Vec<_> = unlike.iter().map(|dr| format!("dr{}=", dr.number())).collect();
             let text = show_outcome(outcome, session);
-            text.split(' ').filter(|word| !word.starts_with(&field)).collect::<Vec<_>>().join(" ")
+            let rest = text.split(' ').filter(|word| !fields.iter().any(|field| word.starts_with(field)));
+            rest.collect::<Vec<_>>().join(" ")
         }
         Seen::Strange(what) => what.clone(),
         Seen::Order(order) => format!("in this order: {}", order.iter().map(name).collect::<Vec<_>>().join(" ")),

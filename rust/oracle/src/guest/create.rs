@@ -14,6 +14,7 @@ use super::ioctl::{
 use super::memory::Mapping;
 use super::vm::{Exit, KICK, Vm};
 use crate::Error;
+use crate::agent::RET;
 use crate::channel::{Message, payload};
 use crate::tasks::Tasks;
 
@@ -21,18 +22,27 @@ use crate::tasks::Tasks;
 const GUEST_BASE: u64 = 0x6deb_1000_0000;
 const GUEST_STEP: u64 = 0x1000_0000;
 
+/// What a vCPU is to be.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) task: usize,
+    /// Which of the scenario's.
+    pub(super) number: usize,
+    /// Whether its local APIC is KVM's.
+    pub(super) apic: bool,
+    /// CR4.DE.
+    pub(super) debug_extensions: bool,
+}
+
 /// Creates a VM in a task, ready to wait; or says what is missing.
 pub(super) fn create(
     tasks: &mut Tasks<'_>,
-    task: usize,
-    number: usize,
+    wanted: Wanted,
     image: &Image,
     harness: &Harness,
-    apic: bool,
 ) -> Result<Result<Vm, String>, Error> {
-    let mut creation = Creation { tasks, task };
-    let made = creation.vm(number, image, harness, apic);
-    let mut vm = match made {
+    let mut creation = Creation { tasks, task: wanted.task };
+    let mut vm = match creation.vm(wanted, image, harness) {
         Ok(vm) => vm,
         Err(Trouble::Refused(what, errno)) => {
             return Ok(Err(format!("{what}: {}", Errno::from_raw(errno))));
@@ -75,7 +85,8 @@ impl Creation<'_, '_> {
         Mapping::new(copy, bytes).map_err(|errno| Trouble::Refused(what, errno as i32))
     }
 
-    fn vm(&mut self, number: usize, image: &Image, harness: &Harness, apic: bool) -> Result<Vm, Trouble> {
+    fn vm(&mut self, wanted: Wanted, image: &Image, harness: &Harness) -> Result<Vm, Trouble> {
+        let Wanted { task, number, apic, debug_extensions } = wanted;
         let kvm = self.tasks.world.kvm.map_err(|errno| Trouble::Refused("/dev/kvm", errno))?;
         let ioctl = |descriptor: u64, request: u64, argument: u64| {
             Message::call(libc::SYS_ioctl, &[descriptor, request, argument])
@@ -87,7 +98,7 @@ impl Creation<'_, '_> {
         self.call("ftruncate", &Message::call(libc::SYS_ftruncate, &[file, bytes as u64]))?;
         let memory = self.map(file, bytes, "mmap of a guest's memory")?;
         memory.write(0, image.bytes());
-        memory.write(physical::BOARD + board::RETURNS, &[0xc3; 16]);
+        memory.write(physical::BOARD + board::RETURNS, &[RET; 16]);
         let base = GUEST_BASE + number as u64 * GUEST_STEP;
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE);
         let map = [base, bytes as u64, protection as u64, flags as u64, file, 0];
@@ -103,23 +114,12 @@ impl Creation<'_, '_> {
         let run_bytes = self.call("KVM_GET_VCPU_MMAP_SIZE", &ioctl(kvm, GET_VCPU_MMAP_SIZE, 0))? as usize;
         let run = self.map(vcpu, run_bytes, "mmap of a vCPU")?;
         let (park, leave) = (harness.park, harness.leave);
-        let vm = Vm {
-            task: self.task,
-            number,
-            machine,
-            vcpu,
-            base,
-            memory: Rc::new(memory),
-            run,
-            has_apic: apic,
-            park,
-            leave,
-        };
+        let vm = Vm { task, number, machine, vcpu, base, memory: Rc::new(memory), run, has_apic: apic, park, leave };
         let region =
             kvm::kvm_userspace_memory_region { memory_size: bytes as u64, userspace_addr: base, ..Default::default() };
         self.ask(&vm, machine, SET_USER_MEMORY_REGION, region, "KVM_SET_USER_MEMORY_REGION")?;
         let sregs = self.ask(&vm, vcpu, GET_SREGS, kvm::kvm_sregs::default(), "KVM_GET_SREGS")?;
-        self.ask(&vm, vcpu, SET_SREGS, long_mode(&sregs), "KVM_SET_SREGS")?;
+        self.ask(&vm, vcpu, SET_SREGS, long_mode(&sregs, debug_extensions), "KVM_SET_SREGS")?;
         // The signal that interrupts a guest comes through while the guest runs, and at no other time.
         let signal = 1u64 << (KICK - 1);
         let block = Message::call(libc::SYS_rt_sigprocmask, &[libc::SIG_BLOCK as u64, payload(0), 0, 8]);
@@ -143,7 +143,7 @@ impl Creation<'_, '_> {
 }
 
 /// 64-bit mode in ring 0, with the tables of [`Image`].
-fn long_mode(before: &kvm::kvm_sregs) -> kvm::kvm_sregs {
+fn long_mode(before: &kvm::kvm_sregs, debug_extensions: bool) -> kvm::kvm_sregs {
     const PROTECTION_PAGING: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 1 | 1; // PG, NE, ET, MP, PE
     const PHYSICAL_ADDRESSES_SSE: u64 = 1 << 5 | 1 << 9 | 1 << 10; // PAE, OSFXSR, OSXMMEXCPT
     const LONG_MODE: u64 = 1 << 8 | 1 << 10; // LME, LMA
@@ -166,7 +166,7 @@ fn long_mode(before: &kvm::kvm_sregs) -> kvm::kvm_sregs {
         idt: table(image::IDT_REGISTER),
         cr0: PROTECTION_PAGING,
         cr3: image::PAGE_TABLES,
-        cr4: PHYSICAL_ADDRESSES_SSE,
+        cr4: PHYSICAL_ADDRESSES_SSE | u64::from(debug_extensions) << 3,
         efer: LONG_MODE,
         ..*before
     }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::agent::RET;
+
 /// Guest-physical addresses, which are offsets in the guest's file.
 pub(super) mod physical {
     /// What driver and guest tell each other: see `code.rs`.
@@ -101,7 +103,7 @@ impl Image {
         }
         if self.mapped.insert(page) {
             let frame = self.frame();
-            self.bytes[frame..].fill(0xc3);
+            self.bytes[frame..].fill(RET);
             self.point(page, frame);
         }
         true

@@ -1,36 +1,26 @@
 //! A line of a guest: performed, and what came of it.
-//!
-//! Where KVM emulates a guest's instructions, it does what real guests do but for what is said here; a line whose outcome
-//! depends on that is unobserved, and so is what follows from it.
 
-use debugreg::trip::{Access, What};
-use debugreg::{Dr, Dr7, Registers};
-use debugreg_model::{Event, ExitReason, GuestDebug, Insn, Outcome, Vcpu as Model, Vector};
+use debugreg::trip::{Access, What, trip};
+use debugreg::{Dr, Registers};
+use debugreg_model::{Event, ExitReason, GuestDebug, Insn, Outcome, Vcpu as Model, Vector, Vendor};
 
-use super::code::Act;
+use super::snippet::Act;
+use super::unlike::{self, Unlike};
 use super::vcpu::{Happened, Stop};
 use super::vm::Exit;
-use super::{Guest, Kind, Unlike, with_prefix};
+use super::{Guest, Kind, is_tcg, touched};
 use crate::Error;
-use crate::perform::{outcome, pages, refused, unobserved};
+use crate::perform::{outcome, refused, unobserved};
 use crate::report::Seen;
 use crate::tasks::Tasks;
-
-const NO_DATA: &str = "this KVM emulates a guest's instructions (kvm-pvm), and its emulator knows no data breakpoints";
-const MISSED_HIT: &str = "a data breakpoint before it would have changed this, but guests are emulated here (kvm-pvm)";
-const EMULATED_GD: &str =
-    "guests are emulated here (kvm-pvm), and KVM's emulator minds the guest's own GD whoever has the registers (H-21)";
-const EMULATED_PRIVILEGE: &str =
-    "guests are emulated here (kvm-pvm), and KVM's emulator looks at the privilege before the register's number";
-const OPEN_WINDOW: &str = "in the model this follows from an exit for a MOV DR, which user space cannot choose";
-const EMULATED_ALIAS: &str = "guests are emulated here (kvm-pvm), and KVM's emulator ignores bits 63:32 for DR4 and DR5 \
-                              (em_dr_write, to 6.18), without an exception and without effect";
 
 /// A line of a guest.
 pub(super) struct Performing<'a, 'w> {
     pub(super) guest: &'a mut Guest,
     pub(super) tasks: &'a mut Tasks<'w>,
     pub(super) kind: Kind,
+    pub(super) vendor: Vendor,
+    /// Whether KVM's emulator can be had for an instruction.
     pub(super) forcible: bool,
     /// The vCPU in the model, before the line.
     pub(super) before: Model,
@@ -43,17 +33,23 @@ impl Performing<'_, '_> {
         match *event {
             Event::VmEntry(_) => self.entry(),
             Event::VmExit(_, reason) => self.exit(reason),
-            Event::GuestAccess { access, emulated, .. } => self.access(access, emulated),
+            Event::GuestAccess { access, insn, emulated, .. } => self.access(access, insn, emulated),
             Event::MovToDr { dr, value, cpl, .. } => {
-                self.mov_dr(Act::ToDr { number: dr, value, ring: cpl }, dr, Some(value))
+                self.mov_dr(Act::ToDr { number: dr, value, ring: cpl }, dr, cpl, Some(value))
             }
-            Event::MovFromDr { dr, cpl, .. } => self.mov_dr(Act::FromDr { number: dr, ring: cpl }, dr, None),
+            Event::MovFromDr { dr, cpl, .. } => self.mov_dr(Act::FromDr { number: dr, ring: cpl }, dr, cpl, None),
             Event::SetGuestDebug(_, debug) => self.set_guest_debug(debug),
             Event::GetDebugregs(_) => self.get_debugregs(),
             Event::SetDebugregs { dr, dr6, dr7, .. } => self.set_debugregs(dr, dr6, dr7),
             Event::Init(_) => self.init(),
-            _ => Ok(unobserved("user space cannot do that")),
+            _ => Ok(self.undone("the guests of this driver are not made for it")),
         }
+    }
+
+    /// The event is not performed, and what the guest's registers hold afterwards depends on it.
+    fn undone(&mut self, why: &'static str) -> Seen {
+        self.guest.unlike.all = Some("an event before it was not performed");
+        unobserved(why)
     }
 
     /// Nothing more can be observed of the guest.
@@ -78,126 +74,131 @@ impl Performing<'_, '_> {
         }
         let stop = self.guest.vcpu.enter(self.tasks)?;
         let injected = std::mem::take(&mut self.guest.vcpu.injecting);
-        let records = self.guest.vcpu.records();
-        Ok(match (stop, &records[..]) {
-            (Stop::Left(exit), _) => self.strange(exit),
-            (Stop::Parked, []) => Seen::Outcome(Outcome::Ok),
-            (Stop::Parked, [only]) if injected && only.vector == 1 => Seen::Outcome(Outcome::Ok),
-            (Stop::Parked, [first, ..]) => Seen::Strange(format!("exception {} on entry", first.vector)),
+        let failed = self.told == Some(Outcome::ExitFailEntry);
+        Ok(match (stop, self.guest.vcpu.exceptions(), self.guest.vcpu.last_exception()) {
+            (Stop::Left(Exit::FailEntry), ..) => Seen::Outcome(Outcome::ExitFailEntry),
+            (Stop::Left(exit), ..) => self.strange(exit),
+            (Stop::Parked, ..) if failed && self.kind == Kind::Emulated => unobserved(unlike::NO_ENTRY),
+            (Stop::Parked, _, None) => Seen::Outcome(Outcome::Ok),
+            (Stop::Parked, 1, Some(record)) if injected && matches!(record.vector, 1 | 3) => Seen::Outcome(Outcome::Ok),
+            (Stop::Parked, _, Some(record)) => Seen::Strange(format!("exception {} on entry", record.vector)),
         })
     }
 
     fn exit(&mut self, reason: ExitReason) -> Result<Seen, Error> {
         const NOT_BY_CHOICE: &str = "user space cannot choose this exit: it left by a port instead";
         let vcpu = &mut self.guest.vcpu;
-        let stays = |stop: Exit, as_meant: bool| match stop {
-            Exit::Port(_) if !as_meant => unobserved(NOT_BY_CHOICE),
-            Exit::Port(_) | Exit::Halt | Exit::Signal => Seen::Outcome(Outcome::Ok),
-            other => Seen::Strange(format!("{other:?}")),
-        };
-        Ok(match reason {
-            ExitReason::Fastpath => unobserved("which exits KVM handles inside its loop does not show"),
+        let (exit, as_meant) = match reason {
+            ExitReason::Fastpath => {
+                return Ok(unobserved("which exits KVM handles inside its loop does not show"));
+            }
             // A local APIC of KVM's would have the task sleep.
-            ExitReason::Other("hlt") if !vcpu.vm.has_apic => stays(vcpu.halt(self.tasks)?, true),
-            ExitReason::Other("intr") => stays(vcpu.interrupt(self.tasks)?, true),
-            ExitReason::Other("io") => stays(vcpu.leave(self.tasks)?, true),
-            _ => stays(vcpu.leave(self.tasks)?, false),
+            ExitReason::Other("hlt") if !vcpu.vm.has_apic => (vcpu.halt(self.tasks)?, true),
+            ExitReason::Other("intr") => (vcpu.interrupt(self.tasks)?, true),
+            ExitReason::Other("io") => (vcpu.leave(self.tasks)?, true),
+            _ => (vcpu.leave(self.tasks)?, false),
+        };
+        Ok(match exit {
+            Exit::Port(_) | Exit::Halt | Exit::Signal if as_meant => Seen::Outcome(Outcome::Ok),
+            Exit::Port(_) => unobserved(NOT_BY_CHOICE),
+            other => self.strange(other),
         })
     }
 
-    fn access(&mut self, access: Access, emulated: bool) -> Result<Seen, Error> {
+    fn access(&mut self, access: Access, insn: Insn, emulated: bool) -> Result<Seen, Error> {
         let io = matches!(access.what, What::Io { .. });
         let forced = emulated && !io && self.kind == Kind::Hardware;
         if forced && !self.forcible {
+            self.missed();
             return Ok(unobserved("KVM's emulator is not to be had: kvm.force_emulation_prefix is 0"));
         }
-        let reached =
-            io || pages(with_prefix(access, forced), Insn::Plain).all(|page| self.guest.vcpu.image.is_mapped(page));
-        let Access { address, bytes, .. } = access;
+        // Between the two lines of the model's there are instructions of the driver's.
+        if self.before.mov_ss && access.what == What::Execute && self.vendor == Vendor::Intel {
+            return Ok(unobserved("MOV SS holds off the next instruction, which is not the scenario's"));
+        }
         let act = match access.what {
-            What::Store => Act::Store { address, bytes, forced },
-            What::Load => Act::Load { address, bytes, forced },
-            What::Execute => Act::Execute { address, forced },
-            What::Io { .. } => Act::Out { port: address as u16, bytes },
+            What::Io { .. } => Act::Out { port: access.address as u16, bytes: access.bytes },
+            _ => Act::Access { access, insn, forced },
         };
-        let happened = if reached { self.guest.vcpu.perform(self.tasks, act)? } else { None };
+        let reached = io || touched(access, insn, forced).all(|page| self.guest.vcpu.image.is_mapped(page));
+        let clear = !self.is_watched_beside(access, insn);
+        let happened = if reached && clear { self.guest.vcpu.perform(self.tasks, act)? } else { None };
         let Some(happened) = happened else {
             self.missed();
             let why = if reached { "this driver has no such access" } else { "nothing can be mapped there" };
             return Ok(unobserved(why));
         };
-        let seen = self.seen(&happened, nothing(), emulated);
-        let data = matches!(access.what, What::Load | What::Store) && !emulated;
-        if data && self.kind == Kind::Emulated && seen == Seen::Outcome(nothing()) {
-            self.missed();
-            return Ok(unobserved(NO_DATA));
+        let data = matches!(access.what, What::Load | What::Store);
+        let seen = self.seen(&happened, nothing(), !data, emulated);
+        if self.kind == Kind::Emulated && data && !emulated {
+            let steps = insn == Insn::PopfTf || self.before.is_stepped();
+            let hits = unlike::hits(&self.before.effective(), access, insn);
+            // Where something else shows, it can be compared if nothing was missed.
+            if hits || !steps && seen == Seen::Outcome(nothing()) {
+                self.missed();
+                return Ok(unobserved(unlike::NO_DATA));
+            }
         }
         Ok(self.guest.unlike.all.map_or(seen, unobserved))
+    }
+
+    /// Whether somebody watches an instruction that this driver needs right beside the scenario's.
+    fn is_watched_beside(&self, access: Access, insn: Insn) -> bool {
+        let beside = match insn {
+            Insn::PopfTf => access.address.wrapping_sub(1),
+            Insn::Icebp => access.address.wrapping_add(1),
+            _ => return false,
+        };
+        let registers = self.before.effective();
+        access.what == What::Execute && trip(&registers, Access { address: beside, ..access }).armed != 0
     }
 
     /// Where the model says that the guest got #DB, it did not.
     fn missed(&mut self) {
         if let Some(Outcome::Exception { vector: Vector::Debug, .. }) = self.told {
-            self.guest.unlike.dr6 = true;
-            if self.before.own.dr7 & Dr7::GD != 0 {
-                self.guest.unlike.all = Some(MISSED_HIT);
-            }
+            self.guest.unlike.missed(self.before.own.dr7);
         }
     }
 
-    fn mov_dr(&mut self, act: Act, number: u8, write: Option<u64>) -> Result<Seen, Error> {
+    fn mov_dr(&mut self, act: Act, number: u8, ring: u8, write: Option<u64>) -> Result<Seen, Error> {
         let Some(happened) = self.guest.vcpu.perform(self.tasks, act)? else {
             return Ok(unobserved("there is no such instruction"));
         };
         let done = write.map_or(Outcome::Value(happened.value), |_| Outcome::Ok);
-        let seen = self.seen(&happened, done, false);
-        if self.kind == Kind::Emulated {
-            let detects = (self.before.own.dr7 | self.before.debug.dr7) & Dr7::GD != 0;
-            if self.before.debugger_gets_db() && detects {
-                self.guest.unlike.all = Some(EMULATED_GD);
-            }
-            let ring = match act {
-                Act::ToDr { ring, .. } | Act::FromDr { ring, .. } => ring,
-                _ => 0,
-            };
-            if number > 7 && ring > 0 {
-                return Ok(unobserved(EMULATED_PRIVILEGE));
-            }
-            if matches!(number, 4 | 5) && write.is_some_and(|value| value > u64::from(u32::MAX)) {
-                return Ok(unobserved(EMULATED_ALIAS));
-            }
+        let seen = self.seen(&happened, done, true, false);
+        if self.kind == Kind::Emulated
+            && let Some(why) = self.guest.unlike.mov_dr(&self.before, number, ring, write)
+        {
+            return Ok(unobserved(why));
         }
         if let Some(why) = self.guest.unlike.all {
             return Ok(unobserved(why));
         }
-        if Dr::from_number(number) == Some(Dr::Status) {
-            match (&seen, write) {
-                (Seen::Outcome(Outcome::Ok), Some(_)) => self.guest.unlike.dr6 = false,
-                (Seen::Outcome(Outcome::Value(_)), None) if self.guest.unlike.dr6 => {
-                    return Ok(unobserved(MISSED_HIT));
-                }
-                _ => {}
+        Ok(match (&seen, Dr::from_number(number)) {
+            (Seen::Outcome(Outcome::Ok), Some(dr)) => {
+                self.guest.unlike.written(dr);
+                seen
             }
-        }
-        Ok(seen)
+            (Seen::Outcome(Outcome::Value(_)), Some(dr)) => self.guest.unlike.read(dr).map_or(seen, unobserved),
+            _ => seen,
+        })
     }
 
-    /// What came of an instruction.
-    fn seen(&mut self, happened: &Happened, done: Outcome, emulated: bool) -> Seen {
+    /// What came of an instruction that may fault, or only trap.
+    fn seen(&mut self, happened: &Happened, done: Outcome, faults: bool, emulated: bool) -> Seen {
         match happened.stop {
             Stop::Left(Exit::Debug { dr6, dr7, .. }) => {
                 let outcome = Outcome::ExitDebug { dr6, dr7 };
-                // KVM's emulator leaves the field as it is (kvm_vcpu_check_code_breakpoint, to 6.18).
-                if emulated || self.kind == Kind::Emulated {
-                    return Seen::Without(outcome, Dr::Control);
-                }
-                return Seen::Outcome(outcome);
+                // KVM's emulator leaves the field as it is (Z-6).
+                let stale = emulated || self.kind == Kind::Emulated;
+                return if stale { Seen::Without(outcome, vec![Dr::Control]) } else { Seen::Outcome(outcome) };
             }
             Stop::Left(exit) => return self.strange(exit),
+            Stop::Parked if happened.endless => return Seen::Strange("#DB without end".to_owned()),
             Stop::Parked => {}
         }
-        let Some(record) = happened.records.first() else { return Seen::Outcome(done) };
-        let fault = record.rip == happened.key;
+        let Some(record) = happened.last else { return Seen::Outcome(done) };
+        let fault = faults && record.rip == happened.key;
         let vector = match record.vector {
             1 => Vector::Debug,
             6 if fault => Vector::InvalidOpcode,
@@ -205,8 +206,7 @@ impl Performing<'_, '_> {
             other => return Seen::Strange(format!("exception {other} at {:#x}", record.rip)),
         };
         if vector == Vector::Debug {
-            // B0-B3 of a missed hit are gone; others do not come from one.
-            self.guest.unlike.dr6 = false;
+            self.guest.unlike.delivered();
         }
         Seen::Outcome(Outcome::Exception { vector, dr6: record.dr6, fault })
     }
@@ -214,7 +214,7 @@ impl Performing<'_, '_> {
     /// The guest left where it should not have.
     fn strange(&mut self, exit: Exit) -> Seen {
         if exit == Exit::Unknown && self.kind == Kind::Emulated {
-            return unobserved("KVM's emulator does not know the instruction");
+            return self.undone("KVM's emulator does not know the instruction");
         }
         let why = format!("KVM_RUN came to {exit:?}");
         if exit != Exit::Unknown {
@@ -227,13 +227,14 @@ impl Performing<'_, '_> {
         self.outside()?;
         // Only an exit for a MOV DR leaves the window open, and a debugger that comes then finds it so (Z-1).
         if self.before.wont_exit && debug.control & GuestDebug::ENABLE != 0 {
-            self.guest.unlike.all = Some(OPEN_WINDOW);
+            self.guest.unlike.all = Some(unlike::OPEN_WINDOW);
         }
         let result = self.guest.vcpu.vm.set_guest_debug(self.tasks, debug)?;
         if result.is_ok() {
             let enabled = debug.control & GuestDebug::ENABLE != 0;
+            let injects = debug.control & (GuestDebug::INJECT_DB | GuestDebug::INJECT_BP) != 0;
             self.guest.vcpu.control = if enabled { debug.control } else { 0 };
-            self.guest.vcpu.injecting |= debug.control & GuestDebug::INJECT_DB != 0;
+            self.guest.vcpu.injecting |= injects;
         }
         Ok(outcome(result))
     }
@@ -247,9 +248,9 @@ impl Performing<'_, '_> {
         if let Some(why) = self.guest.unlike.all {
             return Ok(unobserved(why));
         }
-        let registers = Registers { dr: registers.db, dr6: registers.dr6, dr7: registers.dr7 };
-        let outcome = Outcome::Registers(registers);
-        Ok(if self.guest.unlike.dr6 { Seen::Without(outcome, Dr::Status) } else { Seen::Outcome(outcome) })
+        let outcome = Outcome::Registers(Registers { dr: registers.db, dr6: registers.dr6, dr7: registers.dr7 });
+        let unlike = self.guest.unlike.registers();
+        Ok(if unlike.is_empty() { Seen::Outcome(outcome) } else { Seen::Without(outcome, unlike) })
     }
 
     fn set_debugregs(&mut self, dr: [Option<u64>; 4], dr6: Option<u64>, dr7: Option<u64>) -> Result<Seen, Error> {
@@ -265,7 +266,7 @@ impl Performing<'_, '_> {
         registers.dr7 = dr7.unwrap_or(registers.dr7);
         let result = self.guest.vcpu.vm.set_debugregs(self.tasks, registers)?;
         if result.is_ok() {
-            self.guest.unlike.dr6 &= dr6.is_none();
+            self.guest.unlike.set(dr6, dr7, self.kind);
         }
         Ok(outcome(result))
     }
@@ -275,6 +276,7 @@ impl Performing<'_, '_> {
         match self.guest.vcpu.vm.init(self.tasks)? {
             Ok(true) => {
                 self.guest.unlike = Unlike::default();
+                self.guest.vcpu.injecting = false;
                 Ok(Seen::Outcome(Outcome::Ok))
             }
             Ok(false) => Ok(self.lose("the vCPU has not taken an INIT".to_owned())),
@@ -285,10 +287,4 @@ impl Performing<'_, '_> {
 
 fn nothing() -> Outcome {
     Outcome::Hits { counters: Vec::new(), kgdb: false, sigtrap: None }
-}
-
-/// Whether the machine is emulated by QEMU (CPUID leaf 0x40000000).
-fn is_tcg() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
-    [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
 }

@@ -15,16 +15,20 @@ mod image;
 mod ioctl;
 mod line;
 mod memory;
+mod snippet;
+mod unlike;
 mod vcpu;
 mod vm;
 
 use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{Line, Scenario};
-use debugreg_model::{Event, Outcome, VcpuId, Vendor};
+use debugreg_model::{Event, Insn, Outcome, VcpuId, Vendor};
 
-use self::code::FORCE_EMULATION;
+use self::create::Wanted;
 use self::image::Image;
 use self::line::Performing;
+use self::snippet::Act;
+use self::unlike::Unlike;
 use self::vcpu::Vcpu;
 use crate::perform::{pages, unobserved};
 use crate::rehearse::Rehearsal;
@@ -65,15 +69,6 @@ impl Kind {
     }
 }
 
-/// A guest's registers, as far as an emulated one's are not what a real one's would be.
-#[derive(Clone, Debug, Default)]
-struct Unlike {
-    /// DR6 lacks the bits of hits.
-    dr6: bool,
-    /// Nothing can be said of any register.
-    all: Option<&'static str>,
-}
-
 /// A vCPU of the scenario.
 #[derive(Debug)]
 struct Guest {
@@ -88,6 +83,7 @@ pub(crate) struct Guests {
     /// Why there is none.
     all: Vec<Result<Guest, String>>,
     kind: Kind,
+    vendor: Vendor,
     /// Whether KVM's emulator can be had for an instruction.
     forcible: bool,
     /// What the model says: which accesses an emulated guest should have been stopped by.
@@ -105,7 +101,12 @@ fn subject(event: &Event) -> Option<VcpuId> {
         | Event::VmExit(vcpu, _)
         | Event::SetGuestDebug(vcpu, _)
         | Event::GetDebugregs(vcpu)
-        | Event::Init(vcpu) => Some(vcpu),
+        | Event::Init(vcpu)
+        | Event::Smi(vcpu)
+        | Event::Rsm(vcpu)
+        | Event::TaskSwitch(vcpu)
+        | Event::NestedEntry { vcpu, .. }
+        | Event::NestedExit(vcpu) => Some(vcpu),
         _ => None,
     }
 }
@@ -120,12 +121,12 @@ impl Guests {
     pub(crate) fn start(tasks: &mut Tasks<'_>, scenario: &Scenario, kind: Kind) -> Result<Guests, Error> {
         let forcible = parameter("force_emulation_prefix").is_some_and(|text| text != "0");
         let rehearsal = (!scenario.vcpus.is_empty()).then(|| Rehearsal::new(scenario));
-        let mut guests = Guests { all: Vec::new(), kind, forcible, rehearsal };
+        let mut guests = Guests { all: Vec::new(), kind, vendor: scenario.options.vendor, forcible, rehearsal };
         let why = tasks.world.no_guests().or_else(|| why_not(scenario));
-        for (number, vcpu) in scenario.vcpus.iter().enumerate() {
+        for number in 0..scenario.vcpus.len() {
             let guest = match &why {
                 Some(why) => Err(why.clone()),
-                None => guests.create(tasks, scenario, number, vcpu.task.index())?,
+                None => guests.create(tasks, scenario, number)?,
             };
             guests.all.push(guest);
         }
@@ -137,8 +138,9 @@ impl Guests {
         tasks: &mut Tasks<'_>,
         scenario: &Scenario,
         number: usize,
-        task: usize,
     ) -> Result<Result<Guest, String>, Error> {
+        let declared = scenario.vcpus[number];
+
         let mut image = Image::new();
         let harness = code::harness();
         image.install(&harness.bytes, harness.handlers);
@@ -147,13 +149,14 @@ impl Guests {
                 && vcpu.index() == number
                 && !matches!(access.what, What::Io { .. })
             {
-                for page in pages(with_prefix(access, emulated && self.forcible), insn) {
+                for page in touched(access, insn, emulated && self.forcible) {
                     image.map(page);
                 }
             }
         }
         let apic = scenario.lines.iter().any(|line| matches!(line.event, Event::Init(vcpu) if vcpu.index() == number));
-        let vm = create::create(tasks, task, number, &image, &harness, apic)?;
+        let wanted = Wanted { task: declared.task.index(), number, apic, debug_extensions: declared.debug_extensions };
+        let vm = create::create(tasks, wanted, &image, &harness)?;
         Ok(vm.map(|vm| Guest { vcpu: Vcpu::new(vm, image, harness), unlike: Unlike::default(), lost: None }))
     }
 
@@ -171,7 +174,7 @@ impl Guests {
             self.forget(task.index());
         }
         let (Some(id), Some(before)) = (subject, before) else { return Ok(None) };
-        let (kind, forcible) = (self.kind, self.forcible);
+        let (kind, vendor, forcible) = (self.kind, self.vendor, self.forcible);
         let guest = match &mut self.all[id.index()] {
             Ok(guest) => guest,
             Err(why) => return Ok(Some(Seen::Unobserved(why.clone()))),
@@ -182,7 +185,7 @@ impl Guests {
         if let Some(why) = &guest.lost {
             return Ok(Some(Seen::Unobserved(why.clone())));
         }
-        Performing { guest, tasks, kind, forcible, before, told }.event(&line.event).map(Some)
+        Performing { guest, tasks, kind, vendor, forcible, before, told }.event(&line.event).map(Some)
     }
 
     /// A task has another program now, and no guest.
@@ -223,11 +226,18 @@ fn vendor() -> Option<Vendor> {
     }
 }
 
-/// What an access touches, with the prefix before an instruction that is to be emulated.
-fn with_prefix(access: Access, forced: bool) -> Access {
-    if access.what != What::Execute || !forced {
-        return access;
-    }
-    let prefix = FORCE_EMULATION.len() as u64;
-    Access { address: access.address.wrapping_sub(prefix), bytes: prefix + 1, ..access }
+/// The pages that an instruction needs: what it accesses, and what must stand in memory for it.
+fn touched(access: Access, insn: Insn, forced: bool) -> impl Iterator<Item = u64> {
+    let special = Act::Access { access, insn, forced }.memory();
+    let special = special.into_iter().flat_map(move |(address, bytes)| {
+        let special = Access { address, bytes: bytes.len() as u64, ..access };
+        pages(special, Insn::Plain)
+    });
+    pages(access, insn).chain(special)
+}
+
+/// Whether the machine is emulated by QEMU (CPUID leaf 0x40000000).
+fn is_tcg() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
 }

@@ -5,14 +5,19 @@ use std::time::{Duration, Instant};
 use debugreg::Dr6;
 use debugreg_model::GuestDebug;
 
-use super::code::{Act, FORCE_EMULATION, Harness, Snippet, board};
+use super::code::{Harness, board};
 use super::image::{Image, linear, physical};
+use super::snippet::{Act, Snippet};
 use super::vm::{Exit, Vm};
 use crate::Error;
+use crate::agent::RET;
 use crate::tasks::Tasks;
 
 /// How long a guest may take for anything.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// No snippet is longer.
+const LONGEST: usize = 256;
 
 /// An exception that the guest got.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -33,14 +38,26 @@ pub(super) enum Stop {
 }
 
 /// What came of a line.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Happened {
     pub(super) stop: Stop,
-    pub(super) records: Vec<Record>,
+    /// The last exception.
+    pub(super) last: Option<Record>,
+    /// Whether there were more than anybody counts.
+    pub(super) endless: bool,
     /// What was read from a register.
     pub(super) value: u64,
     /// The instruction that the line is about.
     pub(super) key: u64,
+}
+
+/// What ends a line whose guest does not wait yet.
+#[derive(Copy, Clone, Default)]
+struct Awaited {
+    /// The port that the line is about: an exit by it is nobody's business.
+    port: Option<u16>,
+    /// Where the line's instruction is over: a debugger that steps hears of it.
+    after: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -81,58 +98,69 @@ impl Vcpu {
         self.vm.board(board::PARKED, 0);
         self.vm.board(board::GO, 0);
         self.vm.enter(tasks)?;
-        self.until_parked(tasks, None)
+        self.until_parked(tasks, Awaited::default())
     }
 
-    /// The exceptions since the last entry or snippet.
-    pub(super) fn records(&self) -> Vec<Record> {
-        let count = self.vm.on_board(board::COUNT).min(board::CAPACITY as u64);
-        let record = |at: u64| {
-            let at = board::RECORDS + board::RECORD * at as usize;
-            let [vector, rip, dr6] = [0, 8, 16].map(|field| self.vm.on_board(at + field));
-            Record { vector, rip, dr6 }
-        };
-        (0..count).map(record).collect()
+    /// How many exceptions there have been since the last entry or snippet.
+    pub(super) fn exceptions(&self) -> u64 {
+        self.vm.on_board(board::COUNT)
+    }
+
+    /// The last of them.
+    pub(super) fn last_exception(&self) -> Option<Record> {
+        let last = self.exceptions().checked_sub(1)? as usize % board::CAPACITY;
+        let at = board::RECORDS + board::RECORD * last;
+        let [vector, rip, dr6] = [0, 8, 16].map(|field| self.vm.on_board(at + field));
+        Some(Record { vector, rip, dr6 })
     }
 
     /// Has the guest do something; `None` if there is no such instruction.
     pub(super) fn perform(&mut self, tasks: &mut Tasks<'_>, act: Act) -> Result<Option<Happened>, Error> {
         let Some(snippet) = Snippet::new(act, linear(self.next), &self.harness) else { return Ok(None) };
         if let Stop::Left(exit) = self.enter(tasks)? {
-            let records = self.records();
-            return Ok(Some(Happened { stop: Stop::Left(exit), records, value: 0, key: snippet.key }));
+            return Ok(Some(self.happened(Stop::Left(exit), &snippet)));
         }
         self.vm.write(self.next, &snippet.bytes);
         self.next += snippet.bytes.len().next_multiple_of(64);
         // The guest waits, so what it has executed can be overwritten.
-        if self.next + 512 > physical::CODE_END {
+        if self.next + LONGEST > physical::CODE_END {
             self.next = Self::first(&self.harness);
         }
-        let prefix = match act {
-            Act::Execute { address, forced: true } => self.image.offset(address.wrapping_sub(5)),
-            _ => None,
-        };
-        if let Some(at) = prefix {
-            self.vm.write(at, &FORCE_EMULATION);
+        let memory = snippet.memory.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let address = snippet.memory.as_ref().map_or(0, |&(address, _)| address);
+        for (address, &byte) in (0..).map(|at| address.wrapping_add(at)).zip(memory) {
+            self.poke(address, byte);
         }
         self.vm.board(board::COUNT, 0);
+        self.vm.board(board::KEY, snippet.key);
+        self.vm.board(board::GOES_ON, u64::from(snippet.goes_on));
         self.vm.board(board::GO, snippet.start);
         let port = match act {
             Act::Out { port, .. } => Some(port),
             _ => None,
         };
-        let stop = self.until_parked(tasks, port)?;
-        if let Some(at) = prefix {
-            self.vm.write(at, &[0xc3; FORCE_EMULATION.len()]);
+        let stop = self.until_parked(tasks, Awaited { port, after: Some(snippet.after) })?;
+        for (address, _) in (0..).map(|at| address.wrapping_add(at)).zip(memory) {
+            self.poke(address, RET);
         }
-        let mut records = self.records();
-        // An outer ring comes back by #UD.
-        records.retain(|record| Some(record.rip) != snippet.way_back);
-        let value = self.vm.on_board(board::VALUE);
         if matches!(stop, Stop::Left(Exit::Debug { .. } | Exit::Unknown)) {
             self.vm.set_parked(tasks)?;
         }
-        Ok(Some(Happened { stop, records, value, key: snippet.key }))
+        Ok(Some(self.happened(stop, &snippet)))
+    }
+
+    fn happened(&self, stop: Stop, snippet: &Snippet) -> Happened {
+        // An outer ring comes back by #UD.
+        let last = self.last_exception().filter(|record| Some(record.rip) != snippet.way_back);
+        let endless = self.exceptions() > board::ENDLESS as u64;
+        Happened { stop, last, endless, value: self.vm.on_board(board::VALUE), key: snippet.key }
+    }
+
+    /// Writes into the scenario's memory, which nobody's breakpoint sees.
+    fn poke(&self, address: u64, byte: u8) {
+        if let Some(at) = self.image.offset(address) {
+            self.vm.write(at, &[byte]);
+        }
     }
 
     /// Has the guest leave by a port.
@@ -174,12 +202,12 @@ impl Vcpu {
         }
     }
 
-    /// Lets the guest run until it waits, or leaves otherwise than by that port.
-    fn until_parked(&mut self, tasks: &mut Tasks<'_>, port: Option<u16>) -> Result<Stop, Error> {
+    /// Lets the guest run until it waits, or leaves otherwise than awaited.
+    fn until_parked(&mut self, tasks: &mut Tasks<'_>, awaited: Awaited) -> Result<Stop, Error> {
         let parked = |vm: &Vm| vm.on_board(board::GO) == 0 && vm.on_board(board::PARKED) != 0;
         loop {
             let stop = self.await_exit(tasks, parked)?;
-            if !self.goes_on(stop, port) {
+            if !self.goes_on(stop, awaited) {
                 return Ok(stop);
             }
             self.vm.enter(tasks)?;
@@ -190,19 +218,22 @@ impl Vcpu {
     fn until_left(&mut self, tasks: &mut Tasks<'_>) -> Result<Stop, Error> {
         loop {
             let stop = self.await_exit(tasks, |_| false)?;
-            if !self.goes_on(stop, None) {
+            if !self.goes_on(stop, Awaited::default()) {
                 return Ok(stop);
             }
             self.vm.enter(tasks)?;
         }
     }
 
-    /// Whether an exit is nobody's business: the port that the line is about, a step of a debugger that wants them, a
+    /// Whether an exit is nobody's business: the port that the line is about, a debugger's step that is not the line's, a
     /// signal that was meant for somebody else.
-    fn goes_on(&self, stop: Stop, expected: Option<u16>) -> bool {
+    fn goes_on(&self, stop: Stop, awaited: Awaited) -> bool {
         match stop {
-            Stop::Left(Exit::Port(port)) => Some(port) == expected,
-            Stop::Left(Exit::Debug { dr6, .. }) => self.is_stepped() && Dr6(dr6).events() & !Dr6::BS == 0,
+            Stop::Left(Exit::Port(port)) => Some(port) == awaited.port,
+            Stop::Left(Exit::Debug { pc, dr6, .. }) => {
+                let only_stepped = Dr6(dr6).events() & !Dr6::BS == 0;
+                self.is_stepped() && only_stepped && Some(pc) != awaited.after
+            }
             Stop::Left(Exit::Signal) => true,
             Stop::Left(_) | Stop::Parked => false,
         }

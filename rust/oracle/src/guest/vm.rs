@@ -36,6 +36,8 @@ pub(super) enum Exit {
     Signal,
     /// KVM's emulator does not know an instruction.
     Unknown,
+    /// The processor refused the entry.
+    FailEntry,
     /// KVM_EXIT_*, or an errno below zero.
     Other(i64),
 }
@@ -125,6 +127,7 @@ impl Vm {
             },
             kvm::KVM_EXIT_INTR => Exit::Signal,
             kvm::KVM_EXIT_INTERNAL_ERROR if word(0) as u32 == kvm::KVM_INTERNAL_ERROR_EMULATION => Exit::Unknown,
+            kvm::KVM_EXIT_FAIL_ENTRY => Exit::FailEntry,
             other => Exit::Other(i64::from(other)),
         }
     }
