@@ -82,7 +82,7 @@ impl Machine {
     /// The exit goes on to L1: what its VMCB or VMCS then says, and L1 runs. `events` are those of a #DB.
     pub(super) fn reflect<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, events: u64, probe: &mut P) -> Outcome {
         let Some(nested) = self.vcpus[id.index()].nested.take() else { return Outcome::Ok };
-        let (policy, is_amd) = (self.policy, self.is_amd());
+        let (policy, vendor, is_amd) = (self.policy, self.options.vendor, self.is_amd());
         let mut kvm = self.kvm(id, cpu, probe);
         let (dr6, dr7);
         if is_amd {
@@ -94,7 +94,7 @@ impl Machine {
             let vmcb02 = kvm.read_field(Field::GuestDr7);
             let hidden = kvm.vcpu().debugger_owns() && !policy.has(Delta::Z3);
             dr7 = if hidden { nested.dr7 } else { vmcb02 };
-            dr6 = kvm.vcpu().dr6;
+            dr6 = common::get_dr(policy, vendor, kvm.vcpu(), Dr::Status);
         } else {
             // The cause is in vmcs12's exit qualification; DR6 is not changed.
             dr7 = kvm.vcpu().dr7;
