@@ -11,7 +11,7 @@ use debugreg_model::{
 use crate::agent::{INT1, Op, RET, TF};
 use crate::attr;
 use crate::channel::{Message, payload};
-use crate::guest::Guests;
+use crate::guest::{Guests, Turn};
 use crate::report::Seen;
 use crate::ring::Ring;
 use crate::tasks::{Fate, Tasks};
@@ -173,8 +173,10 @@ impl Performance<'_> {
             Some(debugreg_model::scenario::Expectation::Bind(symbol)) => Some(symbol),
             _ => None,
         };
-        if let Some(seen) = self.guests.line(&mut self.tasks, line)? {
-            return Ok(seen);
+        match self.guests.line(&mut self.tasks, line)? {
+            Turn::Host => {}
+            Turn::Guest(seen) => return Ok(seen),
+            Turn::Blind(why) => return Ok(self.go_blind(why)),
         }
         #[allow(
             clippy::match_wildcard_for_single_variants,

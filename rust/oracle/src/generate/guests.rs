@@ -13,6 +13,9 @@ use crate::rehearse;
 const DR6: [&str; 8] =
     ["0xffff0ff0", "0xffff0ff0", "0", "0xffff4ff0", "0xffff4ff1", "0xffffffff", "0xffffefff", "0x100000000"];
 
+/// What its VMM sets there: what the register can hold, as a rule.
+const STORED_DR6: [&str; 5] = ["0xffff0ff0", "0xffff2ff4", "0xffff4ff1", "0xffffefff", "0x100000000"];
+
 /// Where a guest watches, besides where something is touched.
 const ELSEWHERE: [u64; 4] = [0, 0x1003, 0x8000_0000_0000, 0xffff_ffff_ffff_ffff];
 
@@ -61,7 +64,8 @@ impl Guests {
         let mut guests = Vec::new();
         for vcpu in 0..vcpus {
             let (task, _) = &names[rng.usize(..names.len())];
-            let _ = writeln!(head, "vcpu v{vcpu} task={task}");
+            let extensions = if rng.u8(..6) == 0 { " de=1" } else { "" };
+            let _ = writeln!(head, "vcpu v{vcpu} task={task}{extensions}");
             guests.push(format!("v{vcpu}"));
         }
         let parsed = scenario::parse(&format!("{head}cpu0 slots\n")).expect("declarations");
@@ -145,11 +149,13 @@ impl Guests {
                 let what = self.host.one(&["store", "store", "load"]);
                 let address = ADDRESSES[self.host.rng.usize(..ADDRESSES.len())];
                 let length = [1, 2, 4, 8, 8, 16][self.host.rng.usize(..6)];
-                format!("{vcpu} {what} {address:#x} {length}{}", self.emulated())
+                let emulated = if self.host.often(15) { " emulated" } else { "" };
+                format!("{vcpu} {what} {address:#x} {length}{emulated}")
             }
-            13..17 => {
+            13 => self.instruction(vcpu),
+            14..17 => {
                 let address = CODE[self.host.rng.usize(..CODE.len())];
-                format!("{vcpu} execute {address:#x}{}", self.emulated())
+                format!("{vcpu} execute {address:#x}")
             }
             17 if self.host.often(40) => {
                 format!("{vcpu} io {:#x} {}", self.host.one_of(&[0x30, 0x80, 0x1000]), self.host.one(&["1", "2", "4"]))
@@ -161,8 +167,19 @@ impl Guests {
         }
     }
 
-    fn emulated(&mut self) -> &'static str {
-        if self.host.often(15) { " emulated" } else { "" }
+    fn instruction(&mut self, vcpu: &str) -> String {
+        let address = ADDRESSES[self.host.rng.usize(..ADDRESSES.len())];
+        let (what, length) = (self.host.one(&["store", "load"]), self.host.one(&["1", "2", "4", "8"]));
+        match self.host.rng.u8(..8) {
+            0 => format!("{vcpu} {what} {address:#x} {length} insn=xchg"),
+            1 => format!("{vcpu} {what} {address:#x} {length} insn=cmpxchg"),
+            2 => format!("{vcpu} {what} {address:#x} {length} insn=rep:{}", self.host.rng.u8(..20)),
+            3 => format!("{vcpu} load {address:#x} 2 insn=movss"),
+            4 => format!("{vcpu} {what} {address:#x} {length} insn=popf_tf"),
+            // What is stepped stands behind a POPF, where no breakpoint is ever.
+            5 | 6 => format!("{vcpu} execute {:#x} insn=popf_tf", CODE[2]),
+            _ => format!("{vcpu} execute {:#x} insn=icebp", CODE[2]),
+        }
     }
 
     fn ring(&mut self) -> String {
@@ -218,7 +235,7 @@ impl Guests {
             }
         }
         if self.host.often(40) {
-            let _ = write!(line, " dr6={}", self.host.one(&DR6));
+            let _ = write!(line, " dr6={}", self.host.one(&STORED_DR6));
         }
         if self.host.often(60) {
             let dr7 = self.dr7(true);
@@ -234,8 +251,8 @@ impl Guests {
             6..14 => line += " enable hw",
             14..16 => line += " enable sw",
             16 => line += " enable",
-            17 => line += " hw",
-            _ => return line + self.host.one(&[" inject_db", " enable inject_db"]),
+            17 => line += self.host.one(&[" hw", " enable step", " enable hw step"]),
+            _ => return line + self.host.one(&[" inject_db", " enable inject_db", " inject_bp"]),
         }
         for slot in 0..4 {
             if self.host.often(50) {

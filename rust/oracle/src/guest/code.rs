@@ -9,17 +9,20 @@
 //! reads DR6 and writes no debug register, as the model's guests do; the other handlers read none, because GD would turn
 //! that into another #DB.
 
-use iced_x86::code_asm::{CodeAssembler, CodeLabel, al, dr6, dword_ptr, dx, ebx, qword_ptr, r15, rax, rbx, rsp};
+use iced_x86::code_asm::{CodeAssembler, CodeLabel, al, byte_ptr, dr6, dword_ptr, dx, qword_ptr, r15, rax, rbx, rsp};
 use iced_x86::{BlockEncoderOptions, IcedError};
 
 use super::image::{STACK_TOP, VECTORS, linear, physical};
 
 /// Offsets on the board.
 pub(super) mod board {
-    /// The snippet that is to run; the guest clears it when it goes there, after [`PARKED`].
+    /// Whether a snippet is to run; the guest clears it when it goes there, after [`PARKED`]. Both are bytes: KVM's
+    /// emulator copies a word byte by byte.
     pub(crate) const GO: usize = 0;
     /// Set by the guest while it waits.
-    pub(crate) const PARKED: usize = 8;
+    pub(crate) const PARKED: usize = 1;
+    /// The snippet.
+    pub(crate) const WHERE: usize = 8;
     /// How many exceptions there were.
     pub(crate) const COUNT: usize = 16;
     /// What a register was read as.
@@ -33,8 +36,8 @@ pub(super) mod board {
     /// Exceptions: vector, address, DR6 (of #DB), nothing.
     pub(crate) const RECORDS: usize = 64;
     pub(crate) const RECORD: usize = 32;
-    /// Of so many the last are kept.
-    pub(crate) const CAPACITY: usize = 64;
+    /// The first are kept.
+    pub(crate) const CAPACITY: usize = 16;
     /// After so many a snippet does not go on.
     pub(crate) const ENDLESS: usize = 1 << 14;
 }
@@ -80,12 +83,12 @@ fn assemble_harness() -> Result<Harness, IcedError> {
     asm.mov(rsp, STACK_TOP)?;
     asm.mov(r15, linear(physical::BOARD))?;
     asm.set_label(&mut wait)?;
-    asm.mov(qword_ptr(r15 + board::PARKED), 1)?;
-    asm.mov(rax, qword_ptr(r15 + board::GO))?;
-    asm.test(rax, rax)?;
+    asm.mov(byte_ptr(r15 + board::PARKED), 1)?;
+    asm.cmp(byte_ptr(r15 + board::GO), 0)?;
     asm.je(wait)?;
-    asm.mov(qword_ptr(r15 + board::PARKED), 0)?;
-    asm.mov(qword_ptr(r15 + board::GO), 0)?;
+    asm.mov(rax, qword_ptr(r15 + board::WHERE))?;
+    asm.mov(byte_ptr(r15 + board::PARKED), 0)?;
+    asm.mov(byte_ptr(r15 + board::GO), 0)?;
     asm.jmp(rax)?;
 
     asm.set_label(&mut leave)?;
@@ -114,7 +117,8 @@ fn assemble_harness() -> Result<Harness, IcedError> {
     let (vector, rip, flags) = (rsp + 24, rsp + 40, rsp + 56);
     asm.mov(r15, linear(physical::BOARD))?;
     asm.mov(rbx, qword_ptr(r15 + board::COUNT))?;
-    asm.and(ebx, board::CAPACITY as u32 - 1)?;
+    asm.cmp(rbx, board::CAPACITY as i32)?;
+    asm.jae(recorded)?;
     asm.shl(rbx, board::RECORD.trailing_zeros())?;
     let record = r15 + rbx + board::RECORDS;
     asm.mov(rax, qword_ptr(vector))?;

@@ -51,7 +51,7 @@ pub(super) fn create(
     };
     // A VM's first run starts a thread in its process (kvm_mmu_post_init_vm), which would inherit counters.
     vm.set_parked(creation.tasks)?;
-    vm.board(board::GO, vm.leave);
+    vm.send(vm.leave);
     match vm.run_once(creation.tasks)? {
         Exit::Port(_) => Ok(Ok(vm)),
         other => Ok(Err(format!("a guest that only leaves: KVM_RUN came to {other:?}"))),

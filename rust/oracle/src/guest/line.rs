@@ -75,7 +75,7 @@ impl Performing<'_, '_> {
         let stop = self.guest.vcpu.enter(self.tasks)?;
         let injected = std::mem::take(&mut self.guest.vcpu.injecting);
         let failed = self.told == Some(Outcome::ExitFailEntry);
-        Ok(match (stop, self.guest.vcpu.exceptions(), self.guest.vcpu.last_exception()) {
+        Ok(match (stop, self.guest.vcpu.exceptions(), self.guest.vcpu.first_exception()) {
             (Stop::Left(Exit::FailEntry), ..) => Seen::Outcome(Outcome::ExitFailEntry),
             (Stop::Left(exit), ..) => self.strange(exit),
             (Stop::Parked, ..) if failed && self.kind == Kind::Emulated => unobserved(unlike::NO_ENTRY),
@@ -130,6 +130,17 @@ impl Performing<'_, '_> {
         };
         let data = matches!(access.what, What::Load | What::Store);
         let seen = self.seen(&happened, nothing(), !data, emulated);
+        if self.kind == Kind::Emulated && insn == Insn::PopfTf && self.before.debugger_owns() {
+            // A debugger that steps is told of it, and the guest of its own.
+            self.guest.unlike.all = (!self.before.is_stepped()).then_some(unlike::GUESTS_TF).or(self.guest.unlike.all);
+        }
+        if self.kind == Kind::Emulated && !data && unlike::heeds_the_guests(&self.before, access) {
+            self.guest.unlike.missed(self.before.own.dr7);
+            return Ok(unobserved(unlike::GUESTS_OWN));
+        }
+        if self.kind == Kind::Emulated && io && self.before.is_stepped() {
+            return Ok(unobserved(unlike::UNSTEPPED));
+        }
         if self.kind == Kind::Emulated && data && !emulated {
             let steps = insn == Insn::PopfTf || self.before.is_stepped();
             let hits = unlike::hits(&self.before.effective(), access, insn);
@@ -197,7 +208,7 @@ impl Performing<'_, '_> {
             Stop::Parked if happened.endless => return Seen::Strange("#DB without end".to_owned()),
             Stop::Parked => {}
         }
-        let Some(record) = happened.last else { return Seen::Outcome(done) };
+        let Some(record) = happened.first else { return Seen::Outcome(done) };
         let fault = faults && record.rip == happened.key;
         let vector = match record.vector {
             1 => Vector::Debug,
@@ -285,6 +296,6 @@ impl Performing<'_, '_> {
     }
 }
 
-fn nothing() -> Outcome {
+pub(super) fn nothing() -> Outcome {
     Outcome::Hits { counters: Vec::new(), kgdb: false, sigtrap: None }
 }

@@ -20,9 +20,10 @@ mod unlike;
 mod vcpu;
 mod vm;
 
+use debugreg::Dr6;
 use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{Line, Scenario};
-use debugreg_model::{Event, Insn, Outcome, VcpuId, Vendor};
+use debugreg_model::{Event, Insn, Machine, Outcome, VcpuId, Vendor};
 
 use self::create::Wanted;
 use self::image::Image;
@@ -76,6 +77,16 @@ struct Guest {
     unlike: Unlike,
     /// Why nothing more can be observed of it.
     lost: Option<String>,
+}
+
+/// Whose a line is.
+pub(crate) enum Turn {
+    /// The host's: it is still to be performed.
+    Host,
+    /// A guest's: what came of it.
+    Guest(Seen),
+    /// The host's, and it would not come to what the model says, nor would what follows; why.
+    Blind(&'static str),
 }
 
 /// All of them.
@@ -160,32 +171,39 @@ impl Guests {
         Ok(vm.map(|vm| Guest { vcpu: Vcpu::new(vm, image, harness), unlike: Unlike::default(), lost: None }))
     }
 
-    /// Performs a line if it is a guest's; what is said of others is whether a guest may stay in meanwhile.
-    pub(crate) fn line(&mut self, tasks: &mut Tasks<'_>, line: &Line) -> Result<Option<Seen>, Error> {
+    /// Performs a line if it is a guest's.
+    pub(crate) fn line(&mut self, tasks: &mut Tasks<'_>, line: &Line) -> Result<Turn, Error> {
+        let Some(model) = &mut self.rehearsal else { return Ok(Turn::Host) };
         let subject = subject(&line.event);
         // With two CPUs everybody sleeps between events.
         let inside = tasks.inside.as_ref().map(|inside| inside.guest);
         if !tasks.busy && inside.is_some() && subject.map(VcpuId::index) != inside {
             tasks.come_out()?;
         }
-        let before = subject.and_then(|id| self.rehearsal.as_ref().map(|model| *model.machine().vcpu(id)));
-        let told = self.rehearsal.as_mut().and_then(|model| model.line(line));
-        if let Event::Exec(task) = line.event {
-            self.forget(task.index());
-        }
-        let (Some(id), Some(before)) = (subject, before) else { return Ok(None) };
+        let before = subject.map(|id| *model.machine().vcpu(id));
+        let stale = stale_dr6(model.machine(), &line.event);
+        let told = model.line(line);
+        let (Some(id), Some(before)) = (subject, before) else {
+            if let Event::Exec(task) = line.event {
+                self.forget(task.index());
+            }
+            let real = self.kind == Kind::Hardware && self.all.iter().all(Result::is_ok);
+            let heard = told.is_some_and(|told| told != line::nothing());
+            return Ok(if stale && heard && !real { Turn::Blind(unlike::STALE_DR6) } else { Turn::Host });
+        };
         let (kind, vendor, forcible) = (self.kind, self.vendor, self.forcible);
         let guest = match &mut self.all[id.index()] {
             Ok(guest) => guest,
-            Err(why) => return Ok(Some(Seen::Unobserved(why.clone()))),
+            Err(why) => return Ok(Turn::Guest(Seen::Unobserved(why.clone()))),
         };
         if !tasks.lives(guest.vcpu.vm.task) {
-            return Ok(Some(unobserved("the task is not there in this world")));
+            return Ok(Turn::Guest(unobserved("the task is not there in this world")));
         }
         if let Some(why) = &guest.lost {
-            return Ok(Some(Seen::Unobserved(why.clone())));
+            return Ok(Turn::Guest(Seen::Unobserved(why.clone())));
         }
-        Performing { guest, tasks, kind, vendor, forcible, before, told }.event(&line.event).map(Some)
+        let performing = Performing { guest, tasks, kind, vendor, forcible, before, told };
+        performing.event(&line.event).map(Turn::Guest)
     }
 
     /// A task has another program now, and no guest.
@@ -208,6 +226,13 @@ fn why_not(scenario: &Scenario) -> Option<String> {
         (None, _) => Some("this machine's processor is neither Intel's nor AMD's".to_owned()),
         _ => None,
     }
+}
+
+/// Whether a task's access finds a guest's DR6 in the register, in the model (Z-9).
+fn stale_dr6(machine: &Machine, event: &Event) -> bool {
+    let Event::TaskAccess { task, .. } = *event else { return false };
+    let dr6 = machine.cpu(machine.task(task).cpu).bank.hardware.dr6;
+    Dr6(dr6).events() & !Dr6::TRAPS != 0
 }
 
 /// A parameter of the module kvm.

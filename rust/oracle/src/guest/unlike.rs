@@ -16,9 +16,14 @@ pub(super) const NO_DATA: &str =
 pub(super) const NO_ENTRY: &str = "guests are emulated here (kvm-pvm): no processor looks at what is loaded";
 pub(super) const OPEN_WINDOW: &str =
     "in the model this follows from an exit for a MOV DR, which user space cannot choose";
+pub(super) const STALE_DR6: &str = "in the model a guest's DR6 is still in the register and taken for the host's (Z-9), but no guest was executed here";
 const MISSED_HIT: &str = "a breakpoint before it would have changed this, but was not to be had here";
-const GUESTS_GD: &str =
-    "guests are emulated here (kvm-pvm), and KVM's emulator minds the guest's own GD and no debugger's";
+pub(super) const GUESTS_OWN: &str = "guests are emulated here (kvm-pvm), and KVM's emulator heeds a guest's own breakpoints and GD, \
+                         whoever has the registers (H-21)";
+pub(super) const UNSTEPPED: &str =
+    "guests are emulated here (kvm-pvm), and KVM's emulator does not step over what its user space does";
+pub(super) const GUESTS_TF: &str =
+    "guests are emulated here (kvm-pvm), and KVM's emulator tells the guest of its own TF, whoever has the registers";
 const ORDER: &str = "guests are emulated here (kvm-pvm), and KVM's emulator looks at the value before GD";
 const PRIVILEGE: &str =
     "guests are emulated here (kvm-pvm), and KVM's emulator looks at the privilege before the register's number";
@@ -39,7 +44,7 @@ pub(super) struct Unlike {
 }
 
 impl Unlike {
-    /// A #DB that the guest should have got; DR7 was this.
+    /// A #DB that the guest should have got, or got and should not; DR7 was this.
     pub(super) fn missed(&mut self, dr7: u64) {
         self.dr6 = true;
         if dr7 & Dr7::GD != 0 {
@@ -88,15 +93,22 @@ impl Unlike {
         let detects = before.own.dr7 & Dr7::GD != 0;
         let debuggers = before.debugger_intercepts_db() && (before.own.dr7 | before.debug.dr7) & Dr7::GD != 0;
         match number {
+            4 | 5 if ring > 0 && before.debug_extensions => return Some(PRIVILEGE),
             8.. if ring > 0 => return Some(PRIVILEGE),
             8.. => return None,
-            _ if debuggers => self.all = Some(GUESTS_GD),
+            _ if debuggers => self.all = Some(GUESTS_OWN),
             6 | 7 if upper && detects && ring == 0 => self.all = Some(ORDER),
             4 | 5 if upper && !detects && ring == 0 => return Some(ALIAS),
             _ => {}
         }
         self.all
     }
+}
+
+/// Whether an emulated execution meets a breakpoint of the guest's, though a debugger has the registers.
+pub(super) fn heeds_the_guests(before: &Vcpu, access: Access) -> bool {
+    let meets = |registers| trip(registers, access).armed != 0;
+    before.debugger_owns() && meets(&before.own) && !meets(&before.effective())
 }
 
 /// Whether an access meets a data breakpoint that is armed.

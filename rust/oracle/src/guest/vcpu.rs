@@ -41,8 +41,8 @@ pub(super) enum Stop {
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Happened {
     pub(super) stop: Stop,
-    /// The last exception.
-    pub(super) last: Option<Record>,
+    /// The first exception.
+    pub(super) first: Option<Record>,
     /// Whether there were more than anybody counts.
     pub(super) endless: bool,
     /// What was read from a register.
@@ -95,8 +95,7 @@ impl Vcpu {
             return Ok(Stop::Parked);
         }
         self.vm.board(board::COUNT, 0);
-        self.vm.board(board::PARKED, 0);
-        self.vm.board(board::GO, 0);
+        self.vm.recall();
         self.vm.enter(tasks)?;
         self.until_parked(tasks, Awaited::default())
     }
@@ -106,12 +105,10 @@ impl Vcpu {
         self.vm.on_board(board::COUNT)
     }
 
-    /// The last of them.
-    pub(super) fn last_exception(&self) -> Option<Record> {
-        let last = self.exceptions().checked_sub(1)? as usize % board::CAPACITY;
-        let at = board::RECORDS + board::RECORD * last;
-        let [vector, rip, dr6] = [0, 8, 16].map(|field| self.vm.on_board(at + field));
-        Some(Record { vector, rip, dr6 })
+    /// The first of them.
+    pub(super) fn first_exception(&self) -> Option<Record> {
+        let [vector, rip, dr6] = [0, 8, 16].map(|field| self.vm.on_board(board::RECORDS + field));
+        (self.exceptions() > 0).then_some(Record { vector, rip, dr6 })
     }
 
     /// Has the guest do something; `None` if there is no such instruction.
@@ -134,7 +131,7 @@ impl Vcpu {
         self.vm.board(board::COUNT, 0);
         self.vm.board(board::KEY, snippet.key);
         self.vm.board(board::GOES_ON, u64::from(snippet.goes_on));
-        self.vm.board(board::GO, snippet.start);
+        self.vm.send(snippet.start);
         let port = match act {
             Act::Out { port, .. } => Some(port),
             _ => None,
@@ -151,9 +148,9 @@ impl Vcpu {
 
     fn happened(&self, stop: Stop, snippet: &Snippet) -> Happened {
         // An outer ring comes back by #UD.
-        let last = self.last_exception().filter(|record| Some(record.rip) != snippet.way_back);
+        let first = self.first_exception().filter(|record| Some(record.rip) != snippet.way_back);
         let endless = self.exceptions() > board::ENDLESS as u64;
-        Happened { stop, last, endless, value: self.vm.on_board(board::VALUE), key: snippet.key }
+        Happened { stop, first, endless, value: self.vm.on_board(board::VALUE), key: snippet.key }
     }
 
     /// Writes into the scenario's memory, which nobody's breakpoint sees.
@@ -181,7 +178,7 @@ impl Vcpu {
         if let Stop::Left(exit) = self.enter(tasks)? {
             return Ok(exit);
         }
-        self.vm.board(board::GO, way);
+        self.vm.send(way);
         match self.until_left(tasks)? {
             Stop::Left(exit) => Ok(exit),
             Stop::Parked => Err(Error::Lost("a guest does not leave".to_owned())),
@@ -194,19 +191,24 @@ impl Vcpu {
             return Ok(exit);
         }
         self.vm.kick(tasks)?;
-        let stop = self.await_exit(tasks, |_| false)?;
+        let exit = loop {
+            match self.await_exit(tasks, |_| false)? {
+                // The signal waits for whoever goes in again.
+                stop @ Stop::Left(Exit::Debug { .. }) if self.goes_on(stop, Awaited::default()) => {
+                    self.vm.enter(tasks)?;
+                }
+                Stop::Left(exit) => break exit,
+                Stop::Parked => return Err(Error::Lost("a guest does not mind a signal".to_owned())),
+            }
+        };
         self.vm.forget_kick(tasks)?;
-        match stop {
-            Stop::Left(exit) => Ok(exit),
-            Stop::Parked => Err(Error::Lost("a guest does not mind a signal".to_owned())),
-        }
+        Ok(exit)
     }
 
     /// Lets the guest run until it waits, or leaves otherwise than awaited.
     fn until_parked(&mut self, tasks: &mut Tasks<'_>, awaited: Awaited) -> Result<Stop, Error> {
-        let parked = |vm: &Vm| vm.on_board(board::GO) == 0 && vm.on_board(board::PARKED) != 0;
         loop {
-            let stop = self.await_exit(tasks, parked)?;
+            let stop = self.await_exit(tasks, Vm::waits)?;
             if !self.goes_on(stop, awaited) {
                 return Ok(stop);
             }

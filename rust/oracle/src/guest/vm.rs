@@ -72,6 +72,24 @@ impl Vm {
         self.memory.word(physical::BOARD + at).load(Ordering::Acquire)
     }
 
+    /// Sends the guest, which waits or is about to, to a snippet.
+    pub(super) fn send(&self, snippet: u64) {
+        send(&self.memory, snippet);
+    }
+
+    /// Has the guest wait, when it comes to that.
+    pub(super) fn recall(&self) {
+        for flag in [board::GO, board::PARKED] {
+            self.memory.byte(physical::BOARD + flag).store(0, Ordering::Release);
+        }
+    }
+
+    /// Whether the guest waits.
+    pub(super) fn waits(&self) -> bool {
+        let flag = |at: usize| self.memory.byte(physical::BOARD + at).load(Ordering::Acquire) != 0;
+        !flag(board::GO) && flag(board::PARKED)
+    }
+
     /// Writes into the guest's memory.
     pub(super) fn write(&self, at: usize, bytes: &[u8]) {
         self.memory.write(at, bytes);
@@ -85,7 +103,7 @@ impl Vm {
     /// Starts KVM_RUN; the guest waits, or goes on with what it was about.
     pub(super) fn enter(&self, tasks: &mut Tasks<'_>) -> Result<(), Error> {
         let (memory, leave) = (Rc::clone(&self.memory), self.leave);
-        let ask = Box::new(move || memory.word(physical::BOARD + board::GO).store(leave, Ordering::Release));
+        let ask = Box::new(move || send(&memory, leave));
         let inside = Inside { task: self.task, guest: self.number, ask };
         tasks.enter_guest(inside, &Message::call(libc::SYS_ioctl, &[self.vcpu, RUN, 0]))
     }
@@ -224,6 +242,11 @@ impl Vm {
         self.memory.read(physical::SCRATCH, argument.bytes_mut());
         Ok(answer.result().map(|_| argument))
     }
+}
+
+fn send(memory: &Mapping, snippet: u64) {
+    memory.word(physical::BOARD + board::WHERE).store(snippet, Ordering::Relaxed);
+    memory.byte(physical::BOARD + board::GO).store(1, Ordering::Release);
 }
 
 fn lost(what: &str, errno: i32) -> Error {
