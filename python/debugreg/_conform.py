@@ -70,6 +70,7 @@ def conform(
     count: int = 0,
     seed: int = 1,
     hazardous: bool = False,
+    guests: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conformance:
     """Compare the model with the kernel that is running.
@@ -79,6 +80,7 @@ def conform(
         count: How many random scenarios come after them.
         seed: What the random ones are determined by.
         hazardous: Whether to perform what can harm the host.
+        guests: Whether most of the random ones have guests (on /dev/kvm).
         progress: Called now and then with the number of scenarios done, and of differences.
 
     Returns:
@@ -88,7 +90,7 @@ def conform(
         ScenarioError: A file has a mistake.
         OSError: A file cannot be read.
         ValueError: A count or a seed that is no 64-bit unsigned integer.
-        WorldError: This machine or this user cannot have the world.
+        WorldError: This machine or this user cannot have the world, or no guests in it.
 
     Example:
         >>> conform(count=200, seed=1)  # doctest: +SKIP
@@ -106,7 +108,7 @@ def conform(
         _, mistake = _core.scenario_declares(texts[-1])
         if mistake is not None:
             raise_trouble(("scenario", *mistake), path)
-    result, trouble = _core.kernel_conform(texts, count, seed, hazardous, progress)
+    result, trouble = _core.kernel_conform(texts, count, seed, hazardous, guests, progress)
     if result is None:
         raise_trouble(trouble)
     scenarios, steps, differences, disturbed = result

@@ -186,6 +186,7 @@ class Machine:
         hypervisor: bool,
         fred: bool,
         disabled_match: bool,
+        decode_assists: bool,
         kprobes: bool,
         kgdb: str,
         /,
@@ -194,7 +195,7 @@ class Machine:
         """
         Add a task and return its number.
         """
-    def _add_vcpu(self, name: str, task: Task, /) -> int:
+    def _add_vcpu(self, name: str, task: Task, de: bool, /) -> int:
         """
         Add a vCPU and return its number.
         """
@@ -223,8 +224,8 @@ class Machine:
 
         Returns:
             Whether the expectation held (None without one); the outcome as text; the counters that were hit or bound,
-            by name and number; the exception ("#DB", "#UD", "#GP", "debug" for KVM_EXIT_DEBUG, "SIGTRAP"); DR6; a
-            number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
+            by name and number; the exception ("#DB", "#UD", "#GP", "SIGTRAP") or exit ("debug", "nested", "fail_entry");
+            DR6; a number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
         """
     def _knows(self, name: str, /) -> bool:
         """
@@ -460,6 +461,7 @@ def kernel_conform(
     count: SupportsIndex,
     seed: SupportsIndex,
     hazardous: bool,
+    guests: bool,
     progress: Any | None,
     /,
 ) -> tuple[tuple[int, int, list[tuple[str, int, str, str]], list[str]] | None, tuple[str, int, int, str] | None]:
@@ -471,6 +473,7 @@ def kernel_conform(
         count: How many random ones come after them.
         seed: What they are determined by.
         hazardous: Whether to perform what can harm the host.
+        guests: Whether most of the random ones have guests.
         progress: Called now and then with the number of scenarios done, and of differences.
     """
 
@@ -484,9 +487,9 @@ def policy_name(text: str, /) -> str:
     Check the name of a policy and return it as it prints.
     """
 
-def random_scenario(seed: SupportsIndex, /) -> str:
+def random_scenario(seed: SupportsIndex, /, *, guests: bool = False) -> str:
     """
-    Return a random scenario, each line of which expects what the model says.
+    Return a random scenario, each line of which expects what the model says; with guests, or of the host alone.
     """
 
 def register(value: SupportsIndex, /) -> int:

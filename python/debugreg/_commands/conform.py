@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=1, show_default=True, help="What they are determined by."
 )
+@click.option("--guests", is_flag=True, help="Random scenarios with guests (on /dev/kvm), most of them.")
 @click.option("--hazardous", is_flag=True, help="Perform what can harm the host, too.")
-def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, hazardous: bool, as_json: bool) -> int:
+def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, guests: bool, hazardous: bool, as_json: bool) -> int:
     """Compare the model with the kernel that is running.
 
     Performs scenarios, and then random ones, in the model and in that world. A difference is made as short as it can
@@ -38,6 +39,7 @@ def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, hazardous
             count=count,
             seed=seed,
             hazardous=hazardous,
+            guests=guests,
             progress=lambda done, differences: tell(f"({differences} differences)", done, total),
         )
     if as_json:

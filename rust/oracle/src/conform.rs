@@ -3,7 +3,7 @@
 use debugreg_model::scenario::{self, Expectation, Scenario};
 
 use crate::report::{Report, run};
-use crate::{Error, Going, World, generate, rehearse};
+use crate::{Error, Going, World, generate, generate_guests, rehearse};
 
 /// What came of a comparison.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -46,21 +46,31 @@ const BELIEVED: usize = 2;
 /// How many candidates are tried to make a difference shorter.
 const SHRINKING: usize = 600;
 
-/// Performs scenarios (as text) and then `count` random ones in both worlds.
+/// Of so many random scenarios one is about the host alone, if there are guests at all.
+const HOST_ALONE: u64 = 4;
+
+/// Performs scenarios (as text) and then `count` random ones in both worlds; with `guests`, most of those have some.
 ///
 /// # Errors
 ///
-/// A mistake in a file, and everything that keeps the world from going on. Differences are no error.
+/// No /dev/kvm where guests are wanted, a mistake in a file, and everything that keeps the world from going on. Differences are no error.
 pub fn conform(
     files: &[String],
     count: u64,
     seed: u64,
     hazardous: bool,
+    guests: bool,
     progress: &mut (dyn FnMut(Progress) -> bool + '_),
 ) -> Result<Conformance, Error> {
     let mut result = Conformance::default();
     let mut comparison = Comparison { world: None, hazardous };
-    let generated = (0..count).map(|at| generate(seed.wrapping_mul(1 << 32).wrapping_add(at)));
+    if guests {
+        comparison.needs_guests(&mut || progress(Progress { done: 0, differences: 0 }))?;
+    }
+    let generated = (0..count).map(|at| {
+        let seed = seed.wrapping_mul(1 << 32).wrapping_add(at);
+        if guests && !seed.is_multiple_of(HOST_ALONE) { generate_guests(seed) } else { generate(seed) }
+    });
     for text in files.iter().cloned().chain(generated) {
         let now = Progress { done: result.scenarios, differences: result.differences.len() as u64 };
         if !progress(now) {
@@ -102,6 +112,15 @@ struct Comparison {
 }
 
 impl Comparison {
+    fn needs_guests(&mut self, going: &mut Going<'_>) -> Result<(), Error> {
+        let world = World::new(going)?;
+        if let Some(why) = world.no_guests() {
+            return Err(Error::Unavailable(why));
+        }
+        self.world = Some(world);
+        Ok(())
+    }
+
     fn compare(&mut self, parsed: &Scenario, into: &mut Conformance, going: &mut Going<'_>) -> Result<(), Error> {
         let first = self.run(parsed, going)?;
         into.steps += first.steps.iter().filter(|step| step.observed.is_some()).count() as u64;

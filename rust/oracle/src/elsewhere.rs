@@ -19,6 +19,10 @@ impl World {
         Err(Error::Unavailable("the world 'kernel' needs Linux on x86-64".to_owned()))
     }
 
+    pub(crate) fn no_guests(&self) -> Option<String> {
+        unreachable!("there is no such world")
+    }
+
     pub(crate) fn perform(&mut self, _: &Scenario, _: bool, _: &mut Going<'_>) -> Result<Vec<Seen>, Error> {
         unreachable!("there is no such world")
     }

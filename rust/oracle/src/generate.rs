@@ -9,6 +9,8 @@ use fastrand::Rng;
 
 use crate::rehearse::{self, Overcommit};
 
+pub(crate) mod guests;
+
 /// Where breakpoints and accesses go: few addresses, so that they meet.
 const ADDRESSES: [u64; 8] = [0x1000, 0x1000, 0x1000, 0x1004, 0x1008, 0x1001, 0x1002, 0x2000];
 
@@ -145,6 +147,10 @@ impl Generator {
     }
 
     fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.rng.usize(..of.len())]
+    }
+
+    fn one_of(&mut self, of: &[u64]) -> u64 {
         of[self.rng.usize(..of.len())]
     }
 

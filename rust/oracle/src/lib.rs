@@ -4,7 +4,8 @@
 //! `perf_event_open`, ptrace, fork, execve, an access to memory. [`run`] performs a scenario and says line by line what
 //! was observed, in the words of the model; [`conform()`] looks for scenarios in which the two differ.
 //!
-//! What cannot be observed from user space (registers, kgdb, guests) is unobserved, and said to be.
+//! A vCPU is one of /dev/kvm (`guest`), and its guest performs an event after the other. What cannot be observed from user
+//! space (register contents, kgdb) is unobserved, and said to be.
 
 // Processes, mappings and machine code; each block says why it is sound.
 #![deny(unsafe_code)]
@@ -22,6 +23,8 @@ mod attr;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod channel;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod guest;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod perform;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod ring;
@@ -37,7 +40,7 @@ use debugreg_model::scenario::ScenarioError;
 use thiserror::Error;
 
 pub use conform::{Conformance, Difference, Progress, conform};
-pub use generate::generate;
+pub use generate::{generate, guests::generate_guests};
 pub use report::{Report, StepReport, run};
 pub use world::World;
 

@@ -12,6 +12,7 @@ use debugreg_model::{
 use crate::agent::{INT1, Op, RET, TF};
 use crate::attr;
 use crate::channel::{Message, payload};
+use crate::guest::{Guests, Turn};
 use crate::report::Seen;
 use crate::ring::Ring;
 use crate::tasks::{Fate, Tasks};
@@ -59,6 +60,7 @@ struct Counter {
 
 struct Performance<'w> {
     tasks: Tasks<'w>,
+    guests: Guests,
     counters: Vec<Counter>,
     unnamed: u32,
     sampling: bool,
@@ -109,9 +111,13 @@ impl World {
                 self.have_page(page, going)?;
             }
         }
-        let tasks = Tasks::start(self, scenario, going)?;
+        let kind = Guests::look(self, scenario, going)?;
+        let mut tasks = Tasks::start(self, scenario, going)?;
+        let guests = Guests::start(&mut tasks, scenario, kind)?;
+        tasks.run()?;
         let mut performance = Performance {
             tasks,
+            guests,
             counters: Vec::new(),
             unnamed: UNNAMED,
             sampling,
@@ -139,7 +145,7 @@ impl World {
 }
 
 /// The pages that an access touches, or that its instruction needs.
-fn pages(access: Access, insn: Insn) -> impl Iterator<Item = u64> {
+pub(crate) fn pages(access: Access, insn: Insn) -> impl Iterator<Item = u64> {
     let bytes = if let Insn::Rep(count) = insn { access.bytes.saturating_mul(count) } else { access.bytes };
     let before = u64::from(insn == Insn::PopfTf && access.what == What::Execute);
     let first = access.address.saturating_sub(before) & !0xfff;
@@ -152,19 +158,19 @@ fn depends_on_kprobes(attr: &Attr) -> bool {
     attr.bp_type == BpType::X && attr.bp_addr >= TASK_SIZE_MAX && attr.is_valid()
 }
 
-fn unobserved(why: impl Into<String>) -> Seen {
+pub(crate) fn unobserved(why: impl Into<String>) -> Seen {
     Seen::Unobserved(why.into())
 }
 
 /// What came of a call.
-fn outcome(result: Result<(), i32>) -> Seen {
+pub(crate) fn outcome(result: Result<(), i32>) -> Seen {
     match result {
         Ok(()) => Seen::Outcome(Outcome::Ok),
         Err(errno) => refused(errno),
     }
 }
 
-fn refused(errno: i32) -> Seen {
+pub(crate) fn refused(errno: i32) -> Seen {
     match Errno::ALL.into_iter().find(|known| known.number() == errno) {
         Some(errno) => Seen::Outcome(Outcome::Refused(Refusal::new(errno, "the kernel says so"))),
         None => Seen::Errno(errno),
@@ -183,6 +189,11 @@ impl Performance<'_> {
             Some(debugreg_model::scenario::Expectation::Bind(symbol)) => Some(symbol),
             _ => None,
         };
+        match self.guests.line(&mut self.tasks, line)? {
+            Turn::Host => {}
+            Turn::Guest(seen) => return Ok(seen),
+            Turn::Blind(why) => return Ok(self.go_blind(why)),
+        }
         #[allow(
             clippy::match_wildcard_for_single_variants,
             reason = "of an event that comes to the language nothing is known"
@@ -248,15 +259,6 @@ impl Performance<'_> {
             Event::Registers(_) | Event::Refresh(_) | Event::Hardware(_) | Event::Owed(_) => {
                 Ok(unobserved("no interface shows the debug registers of a CPU"))
             }
-            Event::GuestAccess { .. }
-            | Event::MovToDr { .. }
-            | Event::MovFromDr { .. }
-            | Event::VmEntry(_)
-            | Event::VmExit(..)
-            | Event::SetGuestDebug(..)
-            | Event::GetDebugregs(_)
-            | Event::SetDebugregs { .. }
-            | Event::Init(_) => Ok(unobserved("this world has no guests")),
             _ => Ok(self.go_blind("user space cannot do that")),
         }
     }

@@ -1,7 +1,7 @@
 //! A scenario in the model first: what it comes to there, and whether it could harm a kernel.
 
 use debugreg::Dr;
-use debugreg_model::scenario::{Expectation, Scenario, Session, show_event, show_outcome};
+use debugreg_model::scenario::{Expectation, Line, Scenario, Session, show_event, show_outcome};
 use debugreg_model::{CpuId, Event, Machine, Mark, Options, Outcome, Policy, Probe, Step};
 
 use crate::report::POLICY;
@@ -16,13 +16,42 @@ pub(crate) fn session(scenario: &Scenario) -> Session {
         session.machine.set_32bit(id, task.is_32bit);
     }
     for vcpu in &scenario.vcpus {
-        session.machine.add_vcpu(vcpu.task);
+        let id = session.machine.add_vcpu(vcpu.task);
+        session.machine.set_debug_extensions(id, vcpu.debug_extensions);
     }
     session
 }
 
 pub(crate) fn policy() -> Policy {
     Policy::parse(POLICY).expect("there is such a policy")
+}
+
+/// The model, a line after the other beside another world.
+#[derive(Debug)]
+pub(crate) struct Rehearsal(Session);
+
+impl Rehearsal {
+    pub(crate) fn new(scenario: &Scenario) -> Rehearsal {
+        Rehearsal(session(scenario))
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.0.machine
+    }
+
+    /// What a line comes to; `None` if it names a counter that was never opened.
+    pub(crate) fn line(&mut self, line: &Line) -> Option<Outcome> {
+        perform(&mut self.0, line, &mut ())
+    }
+}
+
+/// Performs a line, and binds the name that it gives.
+fn perform<P: Probe>(session: &mut Session, line: &Line, probe: &mut P) -> Option<Outcome> {
+    let outcome = session.perform(&line.event, probe).ok()??;
+    if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
+        session.bind(*symbol, *id);
+    }
+    Some(outcome)
 }
 
 /// Sees whether a counter is to be put into a register, and there is none: the kernel warns then, and some panic.
@@ -57,10 +86,7 @@ pub(crate) fn first_hazard(scenario: &Scenario) -> Option<usize> {
     let mut session = session(scenario);
     let mut probe = Overcommit::default();
     for (at, line) in scenario.lines.iter().enumerate() {
-        let outcome = session.perform(&line.event, &mut probe).ok()??;
-        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
-            session.bind(*symbol, *id);
-        }
+        perform(&mut session, line, &mut probe)?;
         if probe.end() {
             return Some(at);
         }
@@ -79,11 +105,10 @@ pub(crate) fn annotated(scenario: &Scenario) -> Option<String> {
             return None;
         }
         let event = show_event(&line.event, &session.names);
-        let outcome = session.perform(&line.event, &mut ()).ok()??;
-        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
-            session.bind(*symbol, *id);
-        } else if let Outcome::Bound(id) = outcome {
-            session.name_counter(&format!("unnamed{}", id.0), id).ok()?;
+        let outcome = perform(&mut session, line, &mut ())?;
+        let is_named = matches!(line.expectation, Some(Expectation::Bind(_)));
+        if let (false, Outcome::Bound(id)) = (is_named, &outcome) {
+            session.name_counter(&format!("unnamed{}", id.0), *id).ok()?;
         }
         text += &event;
         if let Some(expectation) = expectation(&line.event, &outcome, &session) {

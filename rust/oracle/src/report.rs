@@ -1,6 +1,7 @@
 //! What was observed of a scenario, beside what it expects.
 
-use debugreg_model::scenario::{self, Expectation, Line, Names, Scenario};
+use debugreg::Dr;
+use debugreg_model::scenario::{self, Expectation, Line, Scenario, Session, show_outcome};
 use debugreg_model::{CounterId, Errno, Holder, Outcome, Policy};
 
 use crate::{Error, Going, World, rehearse};
@@ -22,6 +23,10 @@ pub(crate) enum Seen {
     Killed(Vec<CounterId>),
     /// An errno that the model does not know.
     Errno(i32),
+    /// As the model says it, but for some registers.
+    Without(Outcome, Vec<Dr>),
+    /// Something that the model has no word for.
+    Strange(String),
     /// Nothing, and why.
     Unobserved(String),
 }
@@ -72,11 +77,12 @@ pub fn run(world: &mut World, parsed: &Scenario, hazardous: bool, going: &mut Go
 }
 
 fn report(parsed: &Scenario, model: &scenario::Report, seen: &[Seen]) -> Report {
+    let session = rehearse::session(parsed);
     let steps = parsed.lines.iter().zip(&model.steps).zip(seen).map(|((line, told), seen)| {
-        let ok = judge(line, seen, &parsed.names);
+        let ok = judge(line, seen, &session);
         let (observed, unobserved) = match seen {
             Seen::Unobserved(why) => (None, Some(why.clone())),
-            seen => (Some(show(seen, &parsed.names)), None),
+            seen => (Some(show(seen, &session)), None),
         };
         let expected = told.expected.clone();
         StepReport { line: line.number, event: told.event.clone(), expected, observed, ok, unobserved }
@@ -87,12 +93,17 @@ fn report(parsed: &Scenario, model: &scenario::Report, seen: &[Seen]) -> Report 
 }
 
 /// Whether a line's expectation holds.
-fn judge(line: &Line, seen: &Seen, names: &Names) -> Option<bool> {
+fn judge(line: &Line, seen: &Seen, session: &Session) -> Option<bool> {
     let expectation = line.expectation.as_ref()?;
-    let symbol = |id: CounterId| (id.index() < names.counters()).then_some(id);
+    let symbol = |id: CounterId| (id.index() < session.names.counters()).then_some(id);
     match (seen, expectation) {
         (Seen::Unobserved(_), _) => None,
         (Seen::Outcome(outcome), _) => Some(expectation.holds(outcome, symbol)),
+        (Seen::Without(outcome, unlike), _) => {
+            let rest = without(expectation, unlike);
+            // Of registers there may be none left.
+            (rest != Expectation::Registers(Vec::new())).then(|| rest.holds(outcome, symbol))
+        }
         (Seen::Errno(_), _) => Some(*expectation == Expectation::Refused),
         (Seen::Signalled(_), Expectation::Sigtrap(_)) => Some(true),
         (Seen::Signalled(counters), _) => {
@@ -119,11 +130,27 @@ fn judge(line: &Line, seen: &Seen, names: &Names) -> Option<bool> {
                 if possible { None } else { Some(false) }
             }
         }
-        (Seen::Order(_), _) => Some(false),
+        (Seen::Order(_) | Seen::Strange(_), _) => Some(false),
     }
 }
 
-fn show(seen: &Seen, names: &Names) -> String {
+/// What an expectation says of other registers than these.
+fn without(expectation: &Expectation, unlike: &[Dr]) -> Expectation {
+    match expectation.clone() {
+        Expectation::ExitDebug { dr6, dr7 } => Expectation::ExitDebug {
+            dr6: dr6.filter(|_| !unlike.contains(&Dr::Status)),
+            dr7: dr7.filter(|_| !unlike.contains(&Dr::Control)),
+        },
+        Expectation::Registers(mut fields) => {
+            fields.retain(|&(number, _)| Dr::from_number(number).is_none_or(|dr| !unlike.contains(&dr)));
+            Expectation::Registers(fields)
+        }
+        other => other,
+    }
+}
+
+fn show(seen: &Seen, session: &Session) -> String {
+    let names = &session.names;
     let name =
         |id: &CounterId| if id.index() < names.counters() { names.counter(*id).to_owned() } else { "?".to_owned() };
     let hits = |counters: &[CounterId], then: Option<String>| {
@@ -150,8 +177,16 @@ fn show(seen: &Seen, names: &Names) -> String {
                 });
                 slots.collect::<Vec<_>>().join(" ")
             }
-            other => format!("{other:?}"),
+            // These name no counter.
+            other => show_outcome(other, session),
         },
+        Seen::Without(outcome, unlike) => {
+            let fields: Vec<_> = unlike.iter().map(|dr| format!("dr{}=", dr.number())).collect();
+            let text = show_outcome(outcome, session);
+            let rest = text.split(' ').filter(|word| !fields.iter().any(|field| word.starts_with(field)));
+            rest.collect::<Vec<_>>().join(" ")
+        }
+        Seen::Strange(what) => what.clone(),
         Seen::Order(order) => format!("in this order: {}", order.iter().map(name).collect::<Vec<_>>().join(" ")),
         Seen::Signalled(counters) | Seen::Killed(counters) => hits(counters, Some("sigtrap".to_owned())),
         Seen::Errno(errno) => format!("errno {errno}"),

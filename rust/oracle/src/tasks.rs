@@ -57,6 +57,15 @@ pub(crate) enum Fate {
     Killed,
 }
 
+/// A guest that runs: its agent is in KVM_RUN, and answers when the guest has left.
+pub(crate) struct Inside {
+    pub(crate) task: usize,
+    /// Which of the scenario's.
+    pub(crate) guest: usize,
+    /// Tells it to leave.
+    pub(crate) ask: Box<dyn Fn()>,
+}
+
 /// The tasks, on a world.
 pub(crate) struct Tasks<'w> {
     pub(crate) world: &'w mut World,
@@ -69,12 +78,14 @@ pub(crate) struct Tasks<'w> {
     pub(crate) busy: bool,
     /// Whether contexts may be clones.
     pub(crate) forked: bool,
+    /// The guest that runs.
+    pub(crate) inside: Option<Inside>,
     /// Whether events may ask for SIGTRAP.
     signals: bool,
 }
 
 impl<'w> Tasks<'w> {
-    /// Starts the tasks that a scenario declares.
+    /// Makes the tasks that a scenario declares. They run when [`Tasks::run`] says so.
     pub(crate) fn start(
         world: &'w mut World,
         scenario: &Scenario,
@@ -84,9 +95,11 @@ impl<'w> Tasks<'w> {
         let forks = scenario.lines.iter().filter(|line| matches!(line.event, Event::Fork { .. })).count();
         let asks = |event: &Event| matches!(event, Event::PerfEventOpen { attr, .. } if attr.sigtrap);
         let signals = scenario.lines.iter().any(|line| asks(&line.event));
-        let mut tasks = Tasks { world, going, all: vec![None], running: [None; 2], busy, forked: false, signals };
+        let (all, running) = (vec![None], [None; 2]);
+        let mut tasks = Tasks { world, going, all, running, busy, forked: false, inside: None, signals };
         tasks.all.resize_with(scenario.tasks.len() + forks + 1, || None);
         if busy {
+            tasks.world.move_init(0, tasks.going)?;
             tasks.world.keep_off(1);
         }
         for (at, declaration) in scenario.tasks.iter().enumerate() {
@@ -142,8 +155,17 @@ impl<'w> Tasks<'w> {
         if self.signals {
             self.catch(id)?;
         }
-        if self.running[cpu].is_none() {
-            self.switch(cpu, Some(id))?;
+        Ok(())
+    }
+
+    /// The first task of each CPU runs. Nothing that takes long is done after this: the kernel hears from a CPU on which
+    /// somebody is busy only now and then, and a grace period takes that long.
+    pub(crate) fn run(&mut self) -> Result<(), Error> {
+        for id in 1..self.all.len() {
+            let Some(cpu) = self.all[id].as_ref().map(|task| task.cpu) else { continue };
+            if self.running[cpu].is_none() {
+                self.switch(cpu, Some(id))?;
+            }
         }
         Ok(())
     }
@@ -220,6 +242,7 @@ impl<'w> Tasks<'w> {
 
     /// Where a task acts: where it runs, or out of the way of who is busy.
     fn ready(&mut self, id: usize) -> Result<(), Error> {
+        self.back(id)?;
         let at = if self.busy && !self.is_running(id) { self.world.helper } else { self.task(id).cpu };
         self.pin(id, at)?;
         self.step_up(id)
@@ -240,7 +263,53 @@ impl<'w> Tasks<'w> {
     }
 
     fn round(&mut self, id: usize, message: &Message) -> Result<Message, Error> {
+        self.back(id)?;
         round(&self.world.pairs[id - 1].0, message, self.going)
+    }
+
+    /// Has a task run its guest: it does nothing else until the guest is asked to leave.
+    pub(crate) fn enter_guest(&mut self, inside: Inside, run: &Message) -> Result<(), Error> {
+        let id = inside.task;
+        self.ready(id)?;
+        if !self.busy {
+            let place = self.task(id).at;
+            self.world.move_init(1 - place, self.going)?;
+            self.world.keep_off(place);
+        }
+        self.world.pairs[id - 1].0.send(run)?;
+        self.inside = Some(inside);
+        Ok(())
+    }
+
+    /// What KVM_RUN has come to, if the guest has left.
+    pub(crate) fn left_guest(&mut self, wait: Duration) -> Result<Option<Message>, Error> {
+        let Some(inside) = &self.inside else { return Ok(None) };
+        let answer = self.world.pairs[inside.task - 1].0.try_receive(wait)?;
+        if answer.is_some() {
+            self.outside();
+        }
+        Ok(answer)
+    }
+
+    /// Whoever runs a guest comes out of it, because it is to do something else.
+    fn back(&mut self, id: usize) -> Result<(), Error> {
+        if self.inside.as_ref().is_some_and(|inside| inside.task == id) { self.come_out().map(drop) } else { Ok(()) }
+    }
+
+    /// Asks the guest that runs to leave, and waits until it has.
+    pub(crate) fn come_out(&mut self) -> Result<Option<Message>, Error> {
+        let Some(inside) = &self.inside else { return Ok(None) };
+        (inside.ask)();
+        let answer = self.world.pairs[inside.task - 1].0.receive(self.going)?;
+        self.outside();
+        Ok(Some(answer))
+    }
+
+    fn outside(&mut self) {
+        self.inside = None;
+        if !self.busy {
+            self.world.roam();
+        }
     }
 
     /// Tells a task to do something.
@@ -485,6 +554,7 @@ impl<'w> Tasks<'w> {
 
     /// A tracer acts on another CPU than the one whom it stops, or they would be switched to each other.
     fn apart(&mut self, tracer: usize, tracee: usize) -> Result<(), Error> {
+        self.back(tracee)?;
         if self.busy {
             self.ready(tracer)?;
             if !self.is_running(tracee) {

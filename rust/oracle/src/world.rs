@@ -48,6 +48,10 @@ pub struct World {
     /// A pipe, and a file whose bytes are all `ret`, by their numbers in every agent.
     pub(crate) pipe: [u64; 2],
     pub(crate) returns: u64,
+    /// /dev/kvm, likewise, or why it cannot be had.
+    pub(crate) kvm: Result<u64, i32>,
+    /// Whether guests' data breakpoints fire, once that has been asked.
+    pub(crate) guests: Option<crate::guest::Kind>,
     /// The CPUs that are used, by their numbers in the kernel.
     pub(crate) cpus: [usize; 2],
     /// By place: the task that may not have gone to sleep yet.
@@ -109,6 +113,8 @@ impl World {
             pairs: Vec::new(),
             pipe: [0; 2],
             returns: 0,
+            kvm: Err(libc::ENOENT),
+            guests: None,
             cpus: [first, second],
             awake: [None; 2],
             helper: 0,
@@ -123,6 +129,12 @@ impl World {
         };
         world.set_up(going)?;
         Ok(world)
+    }
+
+    /// Why guests cannot be had, if they cannot.
+    pub(crate) fn no_guests(&self) -> Option<String> {
+        let errno = self.kvm.err()?;
+        Some(format!("guests need /dev/kvm: {}", Errno::from_raw(errno)))
     }
 
     fn set_up(&mut self, going: &mut Going<'_>) -> Result<(), Error> {
@@ -177,6 +189,9 @@ impl World {
                 going,
             )?;
         }
+        let open = [libc::AT_FDCWD as u64, payload(0), libc::O_RDWR as u64, 0];
+        let open = Message::call(libc::SYS_openat, &open).with(0, b"/dev/kvm\0");
+        self.kvm = round(init, &open, going)?.result();
         // The first perf event of a machine patches code; so that this does not happen again and again, there is always
         // one. It counts nothing, because a breakpoint would take somebody's slot.
         let dummy = Message::call(libc::SYS_perf_event_open, &[payload(0), 0, u64::MAX, u64::MAX, 0]);
@@ -248,6 +263,17 @@ impl World {
     pub(crate) fn quiesce(&mut self, place: Place, going: &mut Going<'_>) -> Result<(), Error> {
         if self.awake[place].take().is_some() {
             round(&self.spacers[place].1, &Message::call(libc::SYS_getpid, &[]), going)?;
+        }
+        Ok(())
+    }
+
+    /// Init runs on that CPU from now on.
+    pub(crate) fn move_init(&mut self, place: Place, going: &mut Going<'_>) -> Result<(), Error> {
+        if self.helper != place {
+            let mask = self.mask(place);
+            let pinned = Message::call(libc::SYS_sched_setaffinity, &[0, MASK as u64, payload(0)]).with(0, &mask);
+            self.init(&pinned, going)?;
+            self.helper = place;
         }
         Ok(())
     }

@@ -76,9 +76,10 @@ impl KernelWorld {
 ///     count: How many random ones come after them.
 ///     seed: What they are determined by.
 ///     hazardous: Whether to perform what can harm the host.
+///     guests: Whether most of the random ones have guests.
 ///     progress: Called now and then with the number of scenarios done, and of differences.
 #[pyfunction]
-#[pyo3(signature = (texts, count, seed, hazardous, progress, /))]
+#[pyo3(signature = (texts, count, seed, hazardous, guests, progress, /))]
 #[allow(clippy::needless_pass_by_value, reason = "PyO3 makes them")]
 #[allow(clippy::type_complexity, reason = "a pair, one half of which is None")]
 pub(crate) fn kernel_conform(
@@ -87,11 +88,13 @@ pub(crate) fn kernel_conform(
     count: u64,
     seed: u64,
     hazardous: bool,
+    guests: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(Option<Compared>, Option<Trouble>)> {
     let mut signals = Signals::new(progress);
     let result = py.detach(|| {
-        debugreg_oracle::conform(&texts, count, seed, hazardous, &mut |now| signals.going(now.done, now.differences))
+        let mut progress = |now: debugreg_oracle::Progress| signals.going(now.done, now.differences);
+        debugreg_oracle::conform(&texts, count, seed, hazardous, guests, &mut progress)
     });
     signals.answer(result, |Conformance { scenarios, steps, differences, disturbed }| {
         let differences = differences.into_iter().map(|d| (d.scenario, d.line, d.expected, d.observed));
@@ -99,11 +102,11 @@ pub(crate) fn kernel_conform(
     })
 }
 
-/// Return a random scenario, each line of which expects what the model says.
+/// Return a random scenario, each line of which expects what the model says; with guests, or of the host alone.
 #[pyfunction]
-#[pyo3(signature = (seed, /))]
-pub(crate) fn random_scenario(seed: u64) -> String {
-    debugreg_oracle::generate(seed)
+#[pyo3(signature = (seed, /, *, guests=false))]
+pub(crate) fn random_scenario(seed: u64, guests: bool) -> String {
+    if guests { debugreg_oracle::generate_guests(seed) } else { debugreg_oracle::generate(seed) }
 }
 
 /// Attaches to Python every 50 ms, to hear of Ctrl-C and to report.
