@@ -21,6 +21,7 @@ __all__ = [
     "Trace",
     "Vcpu",
     "batch",
+    "boot",
     "dr6_events",
     "dr6_flags",
     "dr6_from_events",
@@ -43,6 +44,8 @@ __all__ = [
     "scenario_declares",
     "scenario_format",
     "scenario_run",
+    "steps_plugin",
+    "watch_kernel",
 ]
 
 DR6_IDLE: Final[int]
@@ -363,6 +366,11 @@ def batch(what: str, count: SupportsIndex, /) -> tuple[int, int, int, int, int]:
         ValueError: Nothing is called so.
     """
 
+def boot(modules: SupportsGetItem[int, tuple[str, SupportsGetItem[int, SupportsIndex]]], /) -> str | None:
+    """
+    Mount /proc, /sys and /dev and load modules, as the first process of a machine, and return what went wrong.
+    """
+
 def dr6_events(value: SupportsIndex, /) -> int:
     """
     Return every bit that happened, in positive polarity.
@@ -513,4 +521,14 @@ def scenario_run(
 ]:
     """
     Run a scenario and return whether it holds, its steps and its cost; or the first mistake.
+    """
+
+def steps_plugin() -> bytes:
+    """
+    Return the plugin of the emulator, a shared library.
+    """
+
+def watch_kernel(symbols: str, /) -> None:
+    """
+    Have the plugin of the emulator log the entries of the kernel's functions, given what /proc/kallsyms says.
     """

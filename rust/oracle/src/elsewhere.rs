@@ -23,3 +23,12 @@ impl World {
         unreachable!("there is no such world")
     }
 }
+
+/// Never.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`], always.
+pub fn boot(_: &[(String, Vec<u8>)]) -> Result<(), Error> {
+    Err(Error::Unavailable("only Linux on x86-64 boots".to_owned()))
+}

@@ -15,7 +15,7 @@ use crate::report::Seen;
 use crate::ring::Ring;
 use crate::tasks::{Fate, Tasks};
 use crate::world::World;
-use crate::{Error, Going, rehearse};
+use crate::{Error, Going, emulated, rehearse};
 
 /// `PERF_EVENT_IOC_*`.
 const ENABLE: u64 = 0x2400;
@@ -105,11 +105,13 @@ impl World {
                 performance.blind =
                     Some("more breakpoints than registers: hazardous, the kernel would warn".to_owned());
             }
+            emulated::mark_line(line.number);
             seen.push(performance.line(scenario, line)?);
             if !(performance.tasks.going)() {
                 return Err(Error::Interrupted);
             }
         }
+        emulated::mark_line(0);
         drop(performance.counters);
         performance.tasks.finish()?;
         Ok(seen)

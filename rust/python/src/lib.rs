@@ -28,7 +28,7 @@ mod _core {
     use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu};
 
     #[pymodule_export]
-    use super::oracle::{KernelWorld, kernel_conform, random_scenario};
+    use super::oracle::{KernelWorld, boot, kernel_conform, random_scenario, steps_plugin, watch_kernel};
 
     #[pymodule_export]
     use super::replay::PyTrace;

@@ -69,6 +69,27 @@ impl KernelWorld {
     }
 }
 
+/// Mount /proc, /sys and /dev and load modules, as the first process of a machine, and return what went wrong.
+#[pyfunction]
+#[pyo3(signature = (modules, /))]
+#[allow(clippy::needless_pass_by_value, reason = "PyO3 makes them")]
+pub(crate) fn boot(modules: Vec<(String, Vec<u8>)>) -> Option<String> {
+    debugreg_oracle::boot(&modules).err().map(|error| error.to_string())
+}
+
+/// Have the plugin of the emulator log the entries of the kernel's functions, given what /proc/kallsyms says.
+#[pyfunction]
+#[pyo3(signature = (symbols, /))]
+pub(crate) fn watch_kernel(symbols: &str) {
+    debugreg_oracle::watch(symbols);
+}
+
+/// Return the plugin of the emulator, a shared library.
+#[pyfunction]
+pub(crate) fn steps_plugin() -> &'static [u8] {
+    debugreg_oracle::STEPS_PLUGIN
+}
+
 /// Compare model and kernel on scenarios, given as text, and on random ones; or what went wrong.
 ///
 /// Args:
