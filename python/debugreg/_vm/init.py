@@ -28,20 +28,21 @@ SETTINGS = {
 def main() -> None:
     """Answer messages for ever. The host ends it by ending the machine."""
     modules = [(name, _read(f"/modules/{name}")) for name in sorted(os.listdir("/modules"))]
-    if trouble := _core.boot(modules):
+    if trouble := _core.vm_boot(modules):
         sys.exit(trouble)
     for path, value in SETTINGS.items():
         with open(path, "w", encoding="utf-8") as file:
             file.write(value)
     # Before the first breakpoint: the plugin sees only what has not been executed yet.
-    _core.watch_kernel(_read("/proc/kallsyms").decode())
+    _core.vm_watch(_read("/proc/kallsyms").decode())
     port = os.open(PORT, os.O_RDWR | os.O_NOCTTY)
     # Bytes as they are: no echo, no line discipline.
     settings = [0, 0, termios.CS8 | termios.CREAD | termios.CLOCAL, 0, termios.B115200, termios.B115200]
     termios.tcsetattr(port, termios.TCSANOW, [*settings, termios.tcgetattr(port)[6]])
     line = Line(port)
     line.send((os.uname().release,))
-    world = _core.KernelWorld()
+    (policy,) = line.receive()
+    world = _core.KernelWorld(policy)
     while True:
         line.send(world.run(*line.receive()))
 

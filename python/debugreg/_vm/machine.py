@@ -56,7 +56,7 @@ class Machine:
             self._line = Line(ours.fileno())
             with (
                 theirs,
-                _memory("steps.so", _core.steps_plugin()) as plugin,
+                _memory("steps.so", _core.vm_plugin()) as plugin,
                 _memory("initramfs", initramfs.build(self.kernel.modules)) as archive,
             ):
                 process = subprocess.Popen(
@@ -73,6 +73,7 @@ class Machine:
             resources.callback(process.wait)
             resources.callback(process.kill)
             (self.release,) = self._receive(BOOT)
+            self._line.send((self.kernel.policy,))
             self._resources = resources.pop_all()
 
     def __enter__(self) -> Self:
@@ -83,24 +84,27 @@ class Machine:
         """End the machine."""
         self.close()
 
-    def ask(self, *message: object) -> tuple[Any, ...]:
-        """Send a message and return the answer.
+    def perform(self, text: str, hazardous: bool) -> tuple[Any, Any, bytes]:  # noqa: FBT001 - a callback
+        """Perform a scenario.
+
+        Returns:
+            What `_core.KernelWorld.run` returned in the machine, and the log, as `*.steps` writes it.
 
         Raises:
-            WorldError: There is none, and the machine is of no use any more.
+            WorldError: It does not answer, and is of no use any more.
         """
+        self._log.truncate(0)
         try:
-            self._line.send(message)
+            self._line.send((text, hazardous))
         except ConnectionError:
             raise self._ended() from None
-        return self._receive(ANSWER)
+        result, trouble = self._receive(ANSWER)
+        return result, trouble, self._steps()
 
-    def steps(self) -> bytes:
-        """Return what it has done to debug registers since the last time, as `*.steps` writes it."""
+    def _steps(self) -> bytes:
         log = b""
         while part := os.pread(self._log.fileno(), 1 << 20, len(log)):
             log += part
-        self._log.truncate(0)
         return log
 
     def close(self) -> None:

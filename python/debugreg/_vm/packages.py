@@ -42,7 +42,7 @@ class Series:
 
 KERNELS = {
     "6.12": Series("linux-image-6.12.95+deb12-cloud-amd64", "6.12.95-1~bpo12+1", "debian-6.12"),
-    "6.1": Series("linux-image-6.1.0-50-cloud-amd64", "6.1.176-1", "debian-6.1"),
+    "6.1": Series("linux-image-6.1.0-50-cloud-amd64", "6.1.176-1", "linux-5.15+H-01=fixed"),
 }
 """The exact packages; if the archive has thrown one away, the newest of its series is taken."""
 

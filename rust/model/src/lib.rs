@@ -29,7 +29,7 @@ pub use counter::{Attr, BpType, Changes, Counter, Origin, State, TASK_SIZE_MAX};
 pub use debugreg::Cost;
 pub use event::{DrAccess, Errno, Event, ExitReason, GuestDebug, Holder, Misuse, Nmi, Outcome, Refusal, Vector};
 pub use id::{ContextId, CounterId, CpuId, TaskId, VcpuId};
-pub use machine::{Cpu, Machine, Options, Vendor};
+pub use machine::{Cpu, Machine, Options, Processor, Vendor};
 pub use policy::{Delta, Policy};
 pub use step::{Field, Kvm, Mark, On, Probe, Step};
 pub use task::{Capabilities, Life, Task};

@@ -30,6 +30,15 @@ impl Vendor {
     }
 }
 
+/// What the CPUs are.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Processor {
+    /// As the manuals say.
+    Real,
+    /// QEMU's emulation (TCG), with its known faults: `cpu=tcg`.
+    Tcg,
+}
+
 /// What kind of machine: the keys of a scenario's `machine` line.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Options {
@@ -47,6 +56,8 @@ pub struct Options {
     pub fred: bool,
     /// DR6 shows the bits of matching but disabled slots.
     pub disabled_match: bool,
+    /// What the CPUs are.
+    pub processor: Processor,
 }
 
 impl Default for Options {
@@ -59,6 +70,7 @@ impl Default for Options {
             hypervisor: true,
             fred: false,
             disabled_match: false,
+            processor: Processor::Real,
         }
     }
 }

@@ -3,11 +3,14 @@
 use debugreg_model::scenario::Scenario;
 
 use crate::report::Seen;
-use crate::{Error, Going};
+use crate::{Error, Going, Likeness};
 
 /// The running kernel, which is not Linux on x86-64.
 #[derive(Debug)]
-pub struct World(());
+pub struct World {
+    /// The model of it.
+    pub(crate) likeness: Likeness,
+}
 
 impl World {
     /// Never.
@@ -15,7 +18,7 @@ impl World {
     /// # Errors
     ///
     /// [`Error::Unavailable`], always.
-    pub fn new(_: &mut Going<'_>) -> Result<World, Error> {
+    pub fn new(_: Likeness, _: &mut Going<'_>) -> Result<World, Error> {
         Err(Error::Unavailable("the world 'kernel' needs Linux on x86-64".to_owned()))
     }
 

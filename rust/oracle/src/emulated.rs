@@ -15,9 +15,17 @@ const FUNCTIONS: [&str; 8] = [
     "exc_nmi",
 ];
 
+/// The number of no line.
+pub(crate) const BLIND: u64 = u64::MAX;
+
 /// Marks the log: what comes from now on belongs to this line of the scenario; 0 is none of them.
 pub(crate) fn mark_line(number: u32) {
     say(0, u64::from(number));
+}
+
+/// Marks the log: the line was not performed, nor will any other be.
+pub(crate) fn mark_blind() {
+    say(0, BLIND);
 }
 
 /// Has the entries of functions logged, each by its name in the kernel and its address (`/proc/kallsyms`). Whatever has

@@ -13,6 +13,8 @@
 mod conform;
 mod emulated;
 mod generate;
+mod likeness;
+mod moves;
 mod rehearse;
 mod report;
 
@@ -41,9 +43,11 @@ use thiserror::Error;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use boot::boot;
-pub use conform::{Conformance, Difference, Progress, conform};
+pub use conform::{Conformance, Difference, Here, Kernel, Progress, conform};
 pub use emulated::{STEPS_PLUGIN, watch};
 pub use generate::generate;
+pub use likeness::Likeness;
+pub use moves::compare_moves;
 pub use report::{Report, StepReport, run};
 pub use world::World;
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]

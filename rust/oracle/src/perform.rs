@@ -88,6 +88,7 @@ impl World {
                 self.have_page(page, going)?;
             }
         }
+        let policy = self.likeness.policy;
         let tasks = Tasks::start(self, scenario, going)?;
         let mut performance = Performance {
             tasks,
@@ -95,7 +96,7 @@ impl World {
             unnamed: UNNAMED,
             sampling,
             paranoid,
-            hazard: if hazardous { None } else { rehearse::first_hazard(scenario) },
+            hazard: if hazardous { None } else { rehearse::first_hazard(scenario, policy) },
             blind: None,
             uncounted: None,
         };
@@ -107,6 +108,9 @@ impl World {
             }
             emulated::mark_line(line.number);
             seen.push(performance.line(scenario, line)?);
+            if performance.blind.is_some() {
+                emulated::mark_blind();
+            }
             if !(performance.tasks.going)() {
                 return Err(Error::Interrupted);
             }

@@ -4,12 +4,10 @@ use debugreg::Dr;
 use debugreg_model::scenario::{Expectation, Scenario, Session, show_event, show_outcome};
 use debugreg_model::{CpuId, Event, Machine, Mark, Options, Outcome, Policy, Probe, Step};
 
-use crate::report::POLICY;
-
 /// A session in which a scenario's tasks are, and nothing has happened.
-pub(crate) fn session(scenario: &Scenario) -> Session {
+pub(crate) fn session(scenario: &Scenario, policy: Policy) -> Session {
     let options = Options { ..scenario.options };
-    let mut session = Session::new(options, policy());
+    let mut session = Session::new(options, policy);
     session.names = scenario.names.clone();
     for task in &scenario.tasks {
         let id = session.machine.add_task(task.cpu, task.capabilities);
@@ -19,10 +17,6 @@ pub(crate) fn session(scenario: &Scenario) -> Session {
         session.machine.add_vcpu(vcpu.task);
     }
     session
-}
-
-pub(crate) fn policy() -> Policy {
-    Policy::parse(POLICY).expect("there is such a policy")
 }
 
 /// Sees whether a counter is to be put into a register, and there is none: the kernel warns then, and some panic.
@@ -53,8 +47,8 @@ impl Probe for Overcommit {
 }
 
 /// The first line that would over-commit the registers.
-pub(crate) fn first_hazard(scenario: &Scenario) -> Option<usize> {
-    let mut session = session(scenario);
+pub(crate) fn first_hazard(scenario: &Scenario, policy: Policy) -> Option<usize> {
+    let mut session = session(scenario, policy);
     let mut probe = Overcommit::default();
     for (at, line) in scenario.lines.iter().enumerate() {
         let outcome = session.perform(&line.event, &mut probe).ok()??;
@@ -69,8 +63,8 @@ pub(crate) fn first_hazard(scenario: &Scenario) -> Option<usize> {
 }
 
 /// A scenario whose every line expects what it comes to in the model, or `None` if that cannot be written.
-pub(crate) fn annotated(scenario: &Scenario) -> Option<String> {
-    let mut session = session(scenario);
+pub(crate) fn annotated(scenario: &Scenario, policy: Policy) -> Option<String> {
+    let mut session = session(scenario, policy);
     let mut head = scenario.clone();
     head.lines.clear();
     let mut text = head.to_string();

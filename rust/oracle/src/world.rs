@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use crate::agent::{Op, Program};
 use crate::attr;
 use crate::channel::{Channel, Message, payload, send_descriptor};
-use crate::{Error, Going};
+use crate::{Error, Going, Likeness};
 
 /// How many tasks a scenario may have, those that fork makes included.
 pub(crate) const TASKS: usize = 12;
@@ -56,6 +56,8 @@ pub struct World {
     /// Pages that init has.
     pub(crate) mapped: BTreeSet<u64>,
     pub(crate) paranoid: Option<i32>,
+    /// The model of it.
+    pub(crate) likeness: Likeness,
     /// Where the driver may run when nobody minds.
     affinity: CpuSet,
 }
@@ -66,7 +68,7 @@ impl World {
     /// # Errors
     ///
     /// [`Error::Unavailable`] says what is missing.
-    pub fn new(going: &mut Going<'_>) -> Result<World, Error> {
+    pub fn new(likeness: Likeness, going: &mut Going<'_>) -> Result<World, Error> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Unavailable(
                 "the world 'kernel' needs root: its tasks drop rights, they cannot get them".into(),
@@ -111,6 +113,7 @@ impl World {
             paranoid: std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
                 .ok()
                 .and_then(|t| t.trim().parse().ok()),
+            likeness,
             affinity,
         };
         world.set_up(going)?;

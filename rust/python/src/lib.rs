@@ -7,6 +7,7 @@
 mod argument;
 mod batch;
 mod codec;
+mod emulated;
 mod machine;
 mod oracle;
 mod replay;
@@ -28,7 +29,10 @@ mod _core {
     use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu};
 
     #[pymodule_export]
-    use super::oracle::{KernelWorld, boot, kernel_conform, random_scenario, steps_plugin, watch_kernel};
+    use super::emulated::{vm_boot, vm_conform, vm_plugin, vm_run, vm_watch};
+
+    #[pymodule_export]
+    use super::oracle::{KernelWorld, kernel_conform, random_scenario};
 
     #[pymodule_export]
     use super::replay::PyTrace;

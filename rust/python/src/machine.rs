@@ -160,7 +160,7 @@ impl PyMachine {
             return Err(PyValueError::new_err(format!("slots must be 1 to 4 (got {slots})")));
         }
         let vendor = vendor_of(vendor)?;
-        let options = Options { cpus, vendor, slots, paranoid, hypervisor, fred, disabled_match };
+        let options = Options { cpus, vendor, slots, paranoid, hypervisor, fred, disabled_match, ..Options::default() };
         Shared::new(py, Session::new(options, policy_of(policy)?)).map(PyMachine)
     }
 

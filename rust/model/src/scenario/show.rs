@@ -8,7 +8,7 @@ use debugreg::{Dr, Registers, Word};
 use super::{Expectation, Names, Scenario, Session};
 use crate::{
     Attr, Capabilities, Changes, CounterId, CpuId, Event, ExitReason, Field, GuestDebug, Holder, Nmi, Options, Outcome,
-    Step, TaskId, Vector,
+    Processor, Step, TaskId, Vector,
 };
 
 /// An event whose counters are symbols.
@@ -327,6 +327,9 @@ fn show_options(scenario: &Scenario) -> String {
     ];
     for (key, value, _) in bits.into_iter().filter(|(_, value, default)| value != default) {
         let _ = write!(text, " {key}={}", u8::from(value));
+    }
+    if options.processor == Processor::Tcg {
+        text.push_str(" cpu=tcg");
     }
     text
 }
