@@ -22,6 +22,9 @@ SETTINGS = {
     "/proc/sys/kernel/perf_event_paranoid": "2",
     # The tasks of the world are SCHED_FIFO, and whoever runs is busy: nobody is to be let in between.
     "/proc/sys/kernel/sched_rt_runtime_us": "-1",
+    # Since 6.12 the scheduler has a second way to let others in (fair_server); older kernels lack these.
+    "/sys/kernel/debug/sched/fair_server/cpu0/runtime": "0",
+    "/sys/kernel/debug/sched/fair_server/cpu1/runtime": "0",
 }
 
 
@@ -31,6 +34,8 @@ def main() -> None:
     if trouble := _core.vm_boot(modules):
         sys.exit(trouble)
     for path, value in SETTINGS.items():
+        if not os.path.exists(path):
+            continue
         with open(path, "w", encoding="utf-8") as file:
             file.write(value)
     # Before the first breakpoint: the plugin sees only what has not been executed yet.

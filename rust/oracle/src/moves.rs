@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use debugreg_model::scenario::{Expectation, Line, Scenario};
-use debugreg_model::{CpuId, Event, Outcome, Probe, Step};
+use debugreg_model::scenario::{Expectation, Line, Scenario, Session};
+use debugreg_model::{CpuId, Event, Outcome, Probe, Step, TaskId};
 use debugreg_trace::steps::{self, MarkName, What};
 
 use crate::emulated::BLIND;
@@ -35,6 +35,14 @@ impl fmt::Display for Mov {
     }
 }
 
+/// What the log has of a line.
+#[derive(Debug, Default)]
+struct Logged {
+    moves: Vec<Mov>,
+    /// Whether the CPU went from one task to another.
+    switched: bool,
+}
+
 /// Adds to a report what a log says, and lets each line fail whose instructions are not the model's.
 ///
 /// Scenarios with two CPUs are not compared: their tasks sleep between the lines, and more is switched than the model
@@ -44,30 +52,40 @@ impl fmt::Display for Mov {
 ///
 /// [`Error::Lost`] if the log cannot be read.
 pub fn compare_moves(report: &mut Report, parsed: &Scenario, likeness: Likeness, log: &[u8]) -> Result<(), Error> {
-    let executed = executed(log)?;
-    let predicted = (parsed.options.cpus == 1).then(|| predicted(&likeness.scenario(parsed), likeness));
-    for (at, (line, step)) in parsed.lines.iter().zip(&mut report.steps).enumerate() {
-        let Some(executed) = executed.get(&line.number) else { continue };
-        step.moves = executed.iter().map(ToString::to_string).collect();
-        let Some(predicted) = predicted.as_ref().and_then(|lines| lines.get(at)) else { continue };
-        if step.observed.is_none() || !is_comparable(line) {
+    let logged = logged(log)?;
+    let single = parsed.options.cpus == 1;
+    let mut session = Some(rehearse::session(&likeness.scenario(parsed), likeness.policy)).filter(|_| single);
+    for (line, step) in parsed.lines.iter().zip(&mut report.steps) {
+        let Some(logged) = logged.get(&line.number) else { break };
+        step.moves = logged.moves.iter().map(ToString::to_string).collect();
+        let Some(before) = session.take() else { continue };
+        let comparable = step.observed.is_some() && is_comparable(line, &before);
+        let Some((after, predicted)) = predict(&before, line, logged, comparable) else { continue };
+        session = Some(after);
+        if !comparable {
             continue;
         }
-        report.moves += executed.len() as u64;
-        if executed != predicted && step.ok != Some(false) {
+        report.moves += logged.moves.len() as u64;
+        if logged.moves != predicted && step.ok != Some(false) {
             step.ok = Some(false);
-            step.expected = Some(list(predicted));
-            step.observed = Some(list(executed));
+            step.expected = Some(list(&predicted));
+            step.observed = Some(list(&logged.moves));
         }
     }
-    report.ok =
-        report.steps.iter().all(|step| step.ok != Some(false)) && report.steps.iter().any(|step| step.ok == Some(true));
+    let steps = &report.steps;
+    report.ok = steps.iter().all(|step| step.ok != Some(false)) && steps.iter().any(|step| step.ok == Some(true));
     Ok(())
 }
 
-/// How often one access of the kernel raises #DB depends on its copy routine.
-fn is_comparable(line: &Line) -> bool {
-    !matches!(line.event, Event::TaskAccess { kernel: true, .. })
+/// How often one access of the kernel raises #DB depends on its copy routine; and where nobody runs, the driver lets
+/// tracees run that are to be stopped.
+fn is_comparable(line: &Line, before: &Session) -> bool {
+    let is_idle = before.machine.cpu(CpuId(0)).running == TaskId::IDLE;
+    match line.event {
+        Event::TaskAccess { kernel, .. } => !kernel,
+        Event::PtracePoke { .. } | Event::PtracePeek { .. } | Event::Detach { .. } => !is_idle,
+        _ => true,
+    }
 }
 
 fn list(moves: &[Mov]) -> String {
@@ -76,11 +94,12 @@ fn list(moves: &[Mov]) -> String {
 }
 
 /// By line: what the log has.
-fn executed(log: &[u8]) -> Result<HashMap<u32, Vec<Mov>>, Error> {
+fn logged(log: &[u8]) -> Result<HashMap<u32, Logged>, Error> {
     let path = Path::new("the log of the emulated machine");
-    let mut lines: HashMap<u32, Vec<Mov>> = HashMap::new();
+    let mut lines: HashMap<u32, Logged> = HashMap::new();
     let mut current = 0;
     for step in steps::parse(path, log).map_err(|error| Error::Lost(error.to_string()))? {
+        let here = step.cpu == ONLY && step.is_kernel();
         let mov = match step.what {
             What::Mark { name: MarkName::Line, rdi: BLIND } => {
                 lines.remove(&current);
@@ -91,30 +110,66 @@ fn executed(log: &[u8]) -> Result<HashMap<u32, Vec<Mov>>, Error> {
                 lines.entry(current).or_default();
                 continue;
             }
-            What::Write { dr, value } => Mov { dr, value: Some(value) },
-            What::Read { dr } => Mov { dr, value: None },
+            What::Mark { name: MarkName::TaskSchedOut, .. } if here => {
+                lines.entry(current).or_default().switched = true;
+                continue;
+            }
+            What::Write { dr, value } if here => Mov { dr, value: Some(value) },
+            What::Read { dr } if here => Mov { dr, value: None },
             _ => continue,
         };
-        if step.is_kernel() && step.cpu == ONLY {
-            lines.entry(current).or_default().push(mov);
-        }
+        lines.entry(current).or_default().moves.push(mov);
     }
     Ok(lines)
 }
 
-/// Line by line: what the model executes, as far as it gets.
-fn predicted(parsed: &Scenario, likeness: Likeness) -> Vec<Vec<Mov>> {
-    let mut session = rehearse::session(parsed, likeness.policy);
-    let mut lines = Vec::new();
-    for line in &parsed.lines {
-        let mut watch = Watch::default();
-        let Ok(Some(outcome)) = session.perform(&line.event, &mut watch) else { break };
-        if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
-            session.bind(*symbol, *id);
-        }
-        lines.push(watch.moves);
+/// How often a task may be switched out and in again for one line: it sleeps in a call (opening a CPU-wide breakpoint
+/// waits for a grace period, `bp_constraints_lock`), stands still for its tracer, or somebody preempts it.
+const AWAY: usize = 2;
+
+/// What the model executes for a line, and the session after it. If the log has switches, the model is told of them:
+/// the task that runs was away before the event, during it, or after it, whatever the log shows.
+fn predict(before: &Session, line: &Line, logged: &Logged, comparable: bool) -> Option<(Session, Vec<Mov>)> {
+    let (after, predicted) = perform(before, line, 0, false, 0)?;
+    if !logged.switched || !comparable || predicted == logged.moves {
+        return Some((after, predicted));
     }
-    lines
+    let times =
+        (0..=AWAY).flat_map(|late| (0..=AWAY).flat_map(move |early| [(early, false, late), (early, true, late)]));
+    let told = times.filter_map(|(early, during, late)| perform(before, line, early, during, late));
+    let fitting = told.into_iter().find(|(_, predicted)| *predicted == logged.moves);
+    fitting.or(Some((after, predicted)))
+}
+
+/// Performs a line in a copy of a session, with the running task away so often before, during and after it.
+fn perform(before: &Session, line: &Line, early: usize, during: bool, late: usize) -> Option<(Session, Vec<Mov>)> {
+    const CPU: CpuId = CpuId(0);
+    let mut session = before.clone();
+    let mut watch = Watch::default();
+    let switch = |session: &mut Session, watch: &mut Watch, to| {
+        session.perform(&Event::SchedSwitch(CPU, to), watch).ok().map(drop)
+    };
+    let running = session.machine.cpu(CPU).running;
+    for _ in 0..early {
+        switch(&mut session, &mut watch, TaskId::IDLE)?;
+        switch(&mut session, &mut watch, running)?;
+    }
+    if during {
+        switch(&mut session, &mut watch, TaskId::IDLE)?;
+    }
+    let outcome = session.perform(&line.event, &mut watch).ok()??;
+    if during {
+        switch(&mut session, &mut watch, running)?;
+    }
+    let running = session.machine.cpu(CPU).running;
+    for _ in 0..late {
+        switch(&mut session, &mut watch, TaskId::IDLE)?;
+        switch(&mut session, &mut watch, running)?;
+    }
+    if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
+        session.bind(*symbol, *id);
+    }
+    Some((session, watch.moves))
 }
 
 #[derive(Debug, Default)]

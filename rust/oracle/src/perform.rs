@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{Line, Scenario};
 use debugreg_model::{
-    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Nmi, Outcome, Refusal, TaskId,
+    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Nmi, Outcome, Processor, Refusal, TaskId,
 };
 
 use crate::agent::Op;
@@ -73,8 +73,10 @@ impl World {
             return blind("the hardware has four slots");
         }
         let paranoid = self.paranoid == Some(scenario.options.paranoid);
-        let sampling =
-            scenario.options.cpus == 1 && scenario.lines.iter().any(|line| matches!(line.event, Event::Slots(_)));
+        // The emulator reports one of several breakpoints at an address.
+        let sampling = self.likeness.processor == Processor::Real
+            && scenario.options.cpus == 1
+            && scenario.lines.iter().any(|line| matches!(line.event, Event::Slots(_)));
         for line in &scenario.lines {
             let touched = match line.event {
                 Event::TaskAccess { access, .. } => access,

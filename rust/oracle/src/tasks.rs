@@ -480,6 +480,10 @@ impl<'w> Tasks<'w> {
             self.ptrace(tracer, PTRACE_CONT, pid, 0, 0)?.map_err(|errno| lost("PTRACE_CONT", errno))?;
         }
         self.world.awake[self.task(tracee).at] = Some(tracee);
+        if self.is_running(tracee) {
+            // Until it runs again.
+            self.round(tracee, &Message::call(libc::SYS_getpid, &[]))?;
+        }
         if third.is_some() {
             self.switch(1, third)?;
         }
