@@ -78,7 +78,8 @@ class Outcome:
         text: As the language writes it.
         ok: Whether the line's expectation held; `None` without one.
         hits: The counters that the access hit; for an open, the counter that it made.
-        exception: `'#DB'`, `'#UD'`, `'#GP'` in a guest, `'SIGTRAP'` to a tracer, `'debug'` for KVM_EXIT_DEBUG.
+        exception: `'#DB'`, `'#UD'`, `'#GP'` in a guest, `'SIGTRAP'` to a task, `'debug'` for KVM_EXIT_DEBUG, `'kgdb'` if
+            the kernel debugger was entered, `'endless #DB'` if the same fault comes for ever.
         dr6: DR6 as whoever gets the exception sees it.
         value: A count, or a register that was read.
         registers: Of a line that asks for them.
@@ -180,6 +181,9 @@ class Task(_core.Task):
         inherit: bool = False,
         exclude_user: bool = False,
         exclude_kernel: bool = False,
+        sigtrap: bool = False,
+        remove_on_exec: bool = False,
+        group: Counter | None = None,
     ) -> Counter:
         """Open a breakpoint.
 
@@ -194,6 +198,9 @@ class Task(_core.Task):
             inherit: Children get a copy.
             exclude_user: Hits in user mode do not count.
             exclude_kernel: Hits in kernel mode do not count.
+            sigtrap: Every hit sends SIGTRAP to the task; implies `remove_on_exec`.
+            remove_on_exec: execve ends it.
+            group: The leader of its group.
 
         Raises:
             Refusal: The kernel's answer: `.errno`, `.rule`, `.holders`.
@@ -205,9 +212,12 @@ class Task(_core.Task):
             "inherit": inherit,
             "exclude_user": exclude_user,
             "exclude_kernel": exclude_kernel,
+            "sigtrap": sigtrap,
+            "remove_on_exec": remove_on_exec,
         }
         words = [self.name, "perf_event_open", f"bp_type={bp_type}", f"bp_addr={bp_addr}", f"bp_len={bp_len}"]
         words += [] if on is None else [f"on={on}"]
+        words += [] if group is None else [f"group={group.name}"]
         words += [flag for flag, is_set in flags.items() if is_set]
         return self._machine.open(" ".join(words), name)
 
@@ -302,6 +312,8 @@ class Machine(_core.Machine):
         hypervisor: The host itself is a guest (X86_FEATURE_HYPERVISOR).
         fred: Events are delivered by FRED.
         disabled_match: DR6 shows the bits of matching but disabled slots.
+        kprobes: The kernel has kprobes; without them execute breakpoints on kernel addresses are refused.
+        kgdb: 'early' before `dbg_late_init`: kgdb writes the registers itself, and tells nobody.
 
     Raises:
         ValueError: A value that is not allowed; the message says which are.
@@ -334,11 +346,13 @@ class Machine(_core.Machine):
         hypervisor: bool = True,
         fred: bool = False,
         disabled_match: bool = False,
+        kprobes: bool = True,
+        kgdb: Literal["late", "early"] = "late",
     ) -> Self:
         """Make a machine on which every CPU is idle."""
         if cpus < 1:
             raise ValueError(f"cpus must be 1 to 256 (got {cpus})")
-        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match)
+        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, kprobes, kgdb)
         self.cpus = tuple(Cpu(self, index) for index in range(cpus))
         self._tasks = {}
         self._opened = 0

@@ -21,7 +21,7 @@ impl Owner {
     pub const KGDB: Owner = Owner(u32::MAX);
 
     #[inline]
-    const fn word(self) -> u64 {
+    pub(crate) const fn word(self) -> u64 {
         self.0 as u64
     }
 }
@@ -108,8 +108,41 @@ pub fn uninstall<S: Steps>(cpu: &mut S, owner: Owner, bp: Breakpoint) -> Option<
 /// I1 and U1: the lowest slot that `owner` holds.
 #[inline]
 fn find<S: Steps>(cpu: &mut S, owner: Owner) -> Option<Slot> {
-    // Counted, not taken from `Slot::ALL`: the plain form then keeps one index (tests/test_callgrind.py).
-    (0..4).filter_map(Slot::new).find(|&slot| cpu.load(Word::Owner(slot)) == owner.word())
+    slots().find(|&slot| cpu.load(Word::Owner(slot)) == owner.word())
+}
+
+/// Counted, not taken from `Slot::ALL`: the plain form then keeps one index (tests/test_callgrind.py).
+#[inline]
+pub(crate) fn slots() -> impl Iterator<Item = Slot> {
+    (0..4).filter_map(Slot::new)
+}
+
+/// Points an installed breakpoint elsewhere without taking it out (`modify_wide_hw_breakpoint_local` of the wprobe
+/// patches, 2025-2026, not merged), or returns `None` and changes nothing. As posted, the new R/W and LEN are or-ed to
+/// the old ones; with `clears`, those are cleared first.
+pub fn repoint<S: Steps>(cpu: &mut S, owner: Owner, old: Breakpoint, new: Breakpoint, clears: bool) -> Option<Slot> {
+    let slot = find(cpu, owner)?;
+    if clears {
+        // Disarmed meanwhile, or the new address would be watched in the old way; register before shadow.
+        let tmp = cpu.load(Word::Control) & !encode_slot(slot, old.kind, old.length);
+        cpu.write_dr(Dr::Control, tmp);
+        cpu.store(Word::Control, tmp);
+    }
+    cpu.write_dr(Dr::Address(slot), new.address);
+    cpu.store(Word::Address(slot), new.address);
+    cpu.or(Word::Control, encode_dr7(slot, new.kind, new.length));
+    let control = cpu.load(Word::Control);
+    cpu.write_dr(Dr::Control, control);
+    Some(slot)
+}
+
+/// Brings the registers to their reset values as a CPU comes up (`cpu_init`, 6.17): DR7 first, and the shadows are left.
+pub fn bring_up<S: Steps>(cpu: &mut S) {
+    cpu.write_dr(Dr::Control, Dr7::RESET.0);
+    cpu.write_dr(Dr::Status, Dr6::IDLE.0);
+    for slot in Slot::ALL.into_iter().rev() {
+        cpu.write_dr(Dr::Address(slot), 0);
+    }
 }
 
 /// The skip test, `hw_breakpoint_active`: one load and a mask. GE alone is not active.
@@ -154,20 +187,6 @@ pub fn refresh_enabled<S: Steps>(cpu: &mut S) {
     cpu.write_dr(Dr::Control, control);
 }
 
-/// Announces that kgdb uses a slot: from here on nobody's search finds it. One compare-and-swap, without locks; whether
-/// the slot was free. From an NMI between I1 and I2 of an install it can be lost: I2 is a plain store, in Linux as here,
-/// and takes the slot all the same.
-#[inline]
-pub fn reserve<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
-    cpu.compare_exchange(Word::Owner(slot), Owner::NONE.word(), Owner::KGDB.word())
-}
-
-/// Gives an announced slot back; whether it was announced.
-#[inline]
-pub fn release<S: Steps>(cpu: &mut S, slot: Slot) -> bool {
-    cpu.compare_exchange(Word::Owner(slot), Owner::KGDB.word(), Owner::NONE.word())
-}
-
 /// Disarms everything on the way into an NMI, #MC or kernel #DB handler (S1-S3), and returns what
 /// [`local_db_restore`] needs. Under a hypervisor the shadow alone decides whether DR7 is read at all.
 #[inline]
@@ -202,6 +221,10 @@ pub struct Bank {
     pub address: [u64; 4],
     /// [`Word::Control`].
     pub control: u64,
+    /// [`Word::Announced`].
+    pub announced: u64,
+    /// [`Word::Lent`].
+    pub lent: u64,
     /// What the registers hold.
     pub hardware: Registers,
     /// What it has cost so far.
@@ -214,6 +237,8 @@ impl Bank {
         owner: [Owner::NONE; 4],
         address: [0; 4],
         control: 0,
+        announced: 0,
+        lent: 0,
         hardware: Registers::RESET,
         cost: Cost { dr_writes: 0, dr_reads: 0, vmcs: 0, vm_exits: 0, skips: 0 },
     };
@@ -232,6 +257,8 @@ impl Steps for Bank {
             Word::Owner(slot) => self.owner[slot.index()].word(),
             Word::Address(slot) => self.address[slot.index()],
             Word::Control => self.control,
+            Word::Announced => self.announced,
+            Word::Lent => self.lent,
         }
     }
 
@@ -241,6 +268,8 @@ impl Steps for Bank {
             Word::Owner(slot) => self.owner[slot.index()] = Owner(value as u32),
             Word::Address(slot) => self.address[slot.index()] = value,
             Word::Control => self.control = value,
+            Word::Announced => self.announced = value,
+            Word::Lent => self.lent = value,
         }
     }
 

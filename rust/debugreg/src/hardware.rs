@@ -13,6 +13,8 @@ pub struct Words {
     owner: [AtomicU64; 4],
     address: [AtomicU64; 4],
     control: AtomicU64,
+    announced: AtomicU64,
+    lent: AtomicU64,
 }
 
 impl Words {
@@ -22,6 +24,8 @@ impl Words {
             owner: [const { AtomicU64::new(0) }; 4],
             address: [const { AtomicU64::new(0) }; 4],
             control: AtomicU64::new(0),
+            announced: AtomicU64::new(0),
+            lent: AtomicU64::new(0),
         }
     }
 
@@ -31,6 +35,8 @@ impl Words {
             Word::Owner(slot) => &self.owner[slot.index()],
             Word::Address(slot) => &self.address[slot.index()],
             Word::Control => &self.control,
+            Word::Announced => &self.announced,
+            Word::Lent => &self.lent,
         }
     }
 }

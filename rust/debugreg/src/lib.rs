@@ -20,6 +20,7 @@
 #![no_std]
 #![cfg_attr(not(feature = "hardware"), forbid(unsafe_code))]
 
+pub mod announce;
 pub mod bank;
 mod breakpoint;
 mod dr6;

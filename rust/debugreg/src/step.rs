@@ -51,6 +51,10 @@ pub enum Word {
     Address(Slot),
     /// Shadow of DR7 without bit 10 (Linux: `cpu_dr7`).
     Control,
+    /// How often a slot was announced or withdrawn ([`crate::announce`]; Linux has none).
+    Announced,
+    /// Whether the registers are lent: to a handler that disarmed them, to a guest ([`crate::announce`]; Linux has none).
+    Lent,
 }
 
 /// One step at a time. Every method is one instruction as far as an NMI on this CPU can tell.

@@ -4,12 +4,16 @@
 //! and the registers. Source of the laws: INV1 to INV4 and section 8 of linux-host, after
 //! arch/x86/kernel/hw_breakpoint.c (6.17).
 
+mod probe;
+
 use debugreg::bank::{self, Registers};
 use debugreg::{
-    Bank, Breakpoint, Dr, Dr6, Dr7, Enable, Kind, Length, Owner, Slot, Steps, Word, encode_dr7, encode_slot,
+    Bank, Breakpoint, Dr, Dr6, Dr7, Enable, Kind, Length, Owner, Slot, Steps, Word, announce, encode_dr7, encode_slot,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
+
+use crate::probe::{Probe, Step};
 
 // Arbitrary values
 
@@ -123,17 +127,17 @@ impl World {
             },
             Event::Reserve(slot) => match &mut self.holders[slot.index()] {
                 holder @ Holder::Nobody => {
-                    assert!(bank::reserve(cpu, slot), "it is free");
+                    assert!(announce::reserve(cpu, slot), "it is free");
                     *holder = Holder::Kgdb;
                 }
-                _ => self.refused(|cpu| bank::reserve(cpu, slot)),
+                _ => self.refused(|cpu| announce::reserve(cpu, slot)),
             },
             Event::Release(slot) => match &mut self.holders[slot.index()] {
                 holder @ Holder::Kgdb => {
-                    assert!(bank::release(cpu, slot), "it is announced");
+                    assert!(announce::release(cpu, slot), "it is announced");
                     *holder = Holder::Nobody;
                 }
-                _ => self.refused(|cpu| bank::release(cpu, slot)),
+                _ => self.refused(|cpu| announce::release(cpu, slot)),
             },
             Event::GuestRan(registers) => {
                 cpu.hardware = registers;
@@ -180,57 +184,6 @@ impl World {
 
 /// For where any breakpoint will do.
 const ANY: Breakpoint = Breakpoint { address: 0x1000, kind: Kind::Write, length: Length::Eight };
-
-// Every step, seen from outside
-
-#[derive(Copy, Clone, PartialEq, Debug)]
-enum Step {
-    Load(Word),
-    Store(Word, u64),
-    Or(Word, u64),
-    CompareExchange(Word, u64, u64),
-    WriteDr(Dr, u64),
-    ReadDr(Dr),
-}
-
-/// Runs `before` ahead of every step, where an NMI can strike: with the bank as it is then.
-struct Probe<'a> {
-    cpu: &'a mut Bank,
-    before: &'a mut dyn FnMut(&mut Bank, Step),
-}
-
-impl Probe<'_> {
-    fn at(&mut self, step: Step) -> &mut Bank {
-        (self.before)(self.cpu, step);
-        self.cpu
-    }
-}
-
-impl Steps for Probe<'_> {
-    fn load(&mut self, word: Word) -> u64 {
-        self.at(Step::Load(word)).load(word)
-    }
-
-    fn store(&mut self, word: Word, value: u64) {
-        self.at(Step::Store(word, value)).store(word, value);
-    }
-
-    fn or(&mut self, word: Word, bits: u64) {
-        self.at(Step::Or(word, bits)).or(word, bits);
-    }
-
-    fn compare_exchange(&mut self, word: Word, old: u64, new: u64) -> bool {
-        self.at(Step::CompareExchange(word, old, new)).compare_exchange(word, old, new)
-    }
-
-    fn write_dr(&mut self, dr: Dr, value: u64) {
-        self.at(Step::WriteDr(dr, value)).write_dr(dr, value);
-    }
-
-    fn read_dr(&mut self, dr: Dr) -> u64 {
-        self.at(Step::ReadDr(dr)).read_dr(dr)
-    }
-}
 
 /// The transitions that program DR7.
 #[derive(Copy, Clone, Debug)]
@@ -327,14 +280,14 @@ proptest! {
     fn an_announced_slot_is_installed_into_only_after_its_release(history in history(), slot in slot()) {
         let World { cpu: before, .. } = World::after(&history);
         let mut cpu = before;
-        if bank::reserve(&mut cpu, slot) {
-            prop_assert!(!bank::reserve(&mut cpu, slot), "nobody announces twice");
+        if announce::reserve(&mut cpu, slot) {
+            prop_assert!(!announce::reserve(&mut cpu, slot), "nobody announces twice");
             let mut full = cpu;
             let taken: Vec<_> = (7..11).filter_map(|n| bank::install(&mut full, Owner(n), ANY)).collect();
             prop_assert!(!taken.contains(&slot));
-            prop_assert!(bank::release(&mut full, slot));
+            prop_assert!(announce::release(&mut full, slot));
             prop_assert_eq!(bank::install(&mut full, Owner(11), ANY), Some(slot));
-            prop_assert!(bank::release(&mut cpu, slot));
+            prop_assert!(announce::release(&mut cpu, slot));
             prop_assert_eq!(cpu, before, "release undoes reserve, and neither touches a register");
         }
     }
@@ -625,9 +578,9 @@ fn the_skip_test_is_one_load() {
 #[test]
 fn an_announcement_is_one_compare_and_swap() {
     let kgdb = u64::from(u32::MAX);
-    let announce = steps(&mut one_held(), |cpu| assert!(bank::reserve(cpu, DR1)));
+    let announce = steps(&mut one_held(), |cpu| assert!(announce::reserve(cpu, DR1)));
     assert_eq!(announce, [Step::CompareExchange(Word::Owner(DR1), 0, kgdb)]);
-    let withdraw = steps(&mut one_held(), |cpu| assert!(!bank::release(cpu, DR1)));
+    let withdraw = steps(&mut one_held(), |cpu| assert!(!announce::release(cpu, DR1)));
     assert_eq!(withdraw, [Step::CompareExchange(Word::Owner(DR1), kgdb, 0)]);
 }
 
@@ -641,7 +594,7 @@ fn the_transitions_compile_for_the_hardware() {
     let _: fn(&mut Cpu) -> bool = bank::is_active;
     let _: fn(&mut Cpu) -> Registers = bank::registers;
     let _: [fn(&mut Cpu); 2] = [bank::refresh, bank::refresh_enabled];
-    let _: [fn(&mut Cpu, Slot) -> bool; 2] = [bank::reserve, bank::release];
+    let _: [fn(&mut Cpu, Slot) -> bool; 2] = [announce::reserve, announce::release];
     let _: fn(&mut Cpu, bool) -> u64 = bank::local_db_save;
     let _: fn(&mut Cpu, u64) = bank::local_db_restore;
 }

@@ -22,7 +22,21 @@ impl Machine {
     /// # Errors
     ///
     /// ENOSPC, with the counters that fill the CPU that is full.
-    pub fn reserve(&self, target: Option<TaskId>, cpu: Option<CpuId>) -> Result<(), Refusal> {
+    pub fn reserve(&mut self, target: Option<TaskId>, cpu: Option<CpuId>) -> Result<(), Refusal> {
+        if self.policy.keeps_numbers() {
+            let admits = self.histogram_admits(target, cpu);
+            let counted = self.count(target, cpu);
+            return match counted {
+                _ if admits => Ok(()),
+                Err(refusal) => Err(refusal),
+                // Nobody is in the way but the numbers.
+                Ok(()) => Err(Refusal::new(Errno::ENOSPC, SLOT_RULE)),
+            };
+        }
+        self.count(target, cpu)
+    }
+
+    fn count(&self, target: Option<TaskId>, cpu: Option<CpuId>) -> Result<(), Refusal> {
         let cpus = match cpu {
             Some(cpu) => cpu..CpuId(cpu.0 + 1),
             None => CpuId(0)..CpuId::from(self.cpus.len()),
@@ -34,7 +48,7 @@ impl Machine {
                 None => self.greediest_task(cpu),
             });
             if holders.len() + self.announced(cpu) + 1 > self.options.slots {
-                return Err(Refusal { errno: Errno::ENOSPC, rule: SLOT_RULE, holders });
+                return Err(Refusal { errno: Some(Errno::ENOSPC), rule: SLOT_RULE, holders });
             }
         }
         Ok(())
@@ -67,7 +81,13 @@ impl Machine {
         self.cpu(cpu).bank.owner.iter().filter(|&&owner| owner == Owner::KGDB).count()
     }
 
-    fn live(&self) -> impl Iterator<Item = CounterId> + '_ {
+    /// The announced slots of the CPU of a counter, or of the one that has most.
+    pub(crate) fn announced_most(&self, cpu: Option<CpuId>) -> i64 {
+        let all = (0..self.cpu_count()).map(CpuId::from).filter(|&of| cpu.is_none_or(|cpu| of == cpu));
+        all.map(|cpu| self.announced(cpu)).max().unwrap_or(0) as i64
+    }
+
+    pub(crate) fn live(&self) -> impl Iterator<Item = CounterId> + '_ {
         (0..self.counters.len()).map(CounterId::from).filter(|&id| self.counter(id).is_live())
     }
 }

@@ -4,10 +4,11 @@
 //! is the lowest free one. Source: kernel/events/core.c (6.12): `ctx_sched_in`, `ctx_sched_out`, `ctx_resched`,
 //! `perf_event_sched_in`, `perf_event_context_sched_out`, `__perf_install_in_context`; order of slots measured on 6.18.
 
-use debugreg::bank;
+use debugreg::{announce, bank};
 
-use crate::counter::{Origin, State};
+use crate::counter::{Counter, Origin, State};
 use crate::machine::Machine;
+use crate::policy::Delta;
 use crate::step::{Mark, On, Probe, owner};
 use crate::{ContextId, CounterId, CpuId, TaskId};
 
@@ -43,9 +44,12 @@ impl Class {
 pub(crate) struct Context {
     /// Whose; `None` for a CPU's.
     pub(crate) task: Option<TaskId>,
+    /// The leaders of its groups, each class by addition. A counter without a group is its own leader.
     pinned: Vec<CounterId>,
     flexible: Vec<CounterId>,
-    /// In registers, in the order in which they were put there.
+    /// Those that follow a leader, by addition.
+    siblings: Vec<CounterId>,
+    /// Leaders in registers, in the order in which they were put there.
     pinned_active: Vec<CounterId>,
     flexible_active: Vec<CounterId>,
     /// What has been scheduled in.
@@ -62,6 +66,7 @@ impl Context {
             task,
             pinned: Vec::new(),
             flexible: Vec::new(),
+            siblings: Vec::new(),
             pinned_active: Vec::new(),
             flexible_active: Vec::new(),
             active: Class::NONE,
@@ -74,9 +79,17 @@ impl Context {
         self.pinned.is_empty() && self.flexible.is_empty()
     }
 
-    /// All counters, pinned ones first, each class by creation.
+    /// All counters: leaders, pinned ones first, each class by addition; then those that follow one.
     pub(crate) fn counters(&self) -> impl Iterator<Item = CounterId> + '_ {
-        self.pinned.iter().chain(&self.flexible).copied()
+        self.pinned.iter().chain(&self.flexible).chain(&self.siblings).copied()
+    }
+
+    fn leaders(&mut self, pinned: bool) -> &mut Vec<CounterId> {
+        if pinned { &mut self.pinned } else { &mut self.flexible }
+    }
+
+    fn active_leaders(&mut self, pinned: bool) -> &mut Vec<CounterId> {
+        if pinned { &mut self.pinned_active } else { &mut self.flexible_active }
     }
 }
 
@@ -145,7 +158,7 @@ impl Machine {
             if new.has(class) {
                 let mut at = 0;
                 while let Some(&counter) = self.class(id, class).get(at) {
-                    self.sched_in_counter(cpu, id, counter, probe);
+                    self.sched_in_group(cpu, id, counter, probe);
                     // An interruption may have closed a counter; the next one then stands where this one stood.
                     if self.class(id, class).get(at) == Some(&counter) {
                         at += 1;
@@ -160,23 +173,58 @@ impl Machine {
         if class == Class::PINNED { &context.pinned } else { &context.flexible }
     }
 
-    /// `merge_sched_in`: a counter without a register goes to ERROR if it is pinned, and waits if it is flexible.
-    fn sched_in_counter<P: Probe>(&mut self, cpu: CpuId, context: ContextId, id: CounterId, probe: &mut P) {
-        let counter = *self.counter(id);
-        if counter.state != State::Inactive || !counter.fits(cpu) {
+    /// `merge_sched_in`: a group without registers goes to ERROR if it is pinned, and waits if it is flexible.
+    fn sched_in_group<P: Probe>(&mut self, cpu: CpuId, context: ContextId, leader: CounterId, probe: &mut P) {
+        let Counter { state, attr, .. } = *self.counter(leader);
+        if state != State::Inactive || !self.counter(leader).fits(cpu) {
             return;
         }
+        if self.group_sched_in(cpu, context, leader, probe) {
+            self.contexts[context.index()].active_leaders(attr.pinned).push(leader);
+        } else if attr.pinned {
+            self.counters[leader.index()].state = State::Error;
+        }
+    }
+
+    /// `group_sched_in`: the leader and all that follow it, or none of them.
+    fn group_sched_in<P: Probe>(&mut self, cpu: CpuId, id: ContextId, leader: CounterId, probe: &mut P) -> bool {
+        if !self.install(cpu, leader, probe) {
+            return false;
+        }
+        let siblings = self.siblings(id, leader);
+        for (at, &sibling) in siblings.iter().enumerate() {
+            if self.counter(sibling).state == State::Inactive && !self.install(cpu, sibling, probe) {
+                for &installed in &siblings[..at] {
+                    self.uninstall_active(cpu, installed, probe);
+                }
+                self.uninstall_active(cpu, leader, probe);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Those that follow a leader. Most follow nobody, and nothing is allocated then.
+    fn siblings(&self, context: ContextId, leader: CounterId) -> Vec<CounterId> {
+        let siblings = self.context(context).siblings.iter().copied();
+        siblings.filter(|&id| self.counter(id).leader == Some(leader)).collect()
+    }
+
+    /// `event_sched_in`: whether there was a register.
+    fn install<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) -> bool {
+        let info = self.counter(id).info;
+        let announces = self.policy.has(Delta::Announce);
         let mut on = On { machine: self, cpu, probe };
         on.mark(Mark::Install(id));
-        let installed = bank::install(&mut on, owner(id), counter.info).is_some();
-        let pinned = counter.attr.pinned;
-        if installed {
+        let slot = if announces {
+            announce::install(&mut on, owner(id), info)
+        } else {
+            bank::install(&mut on, owner(id), info)
+        };
+        if slot.is_some() {
             self.counters[id.index()].state = State::Active;
-            let context = &mut self.contexts[context.index()];
-            if pinned { context.pinned_active.push(id) } else { context.flexible_active.push(id) }
-        } else if pinned {
-            self.counters[id.index()].state = State::Error;
         }
+        slot.is_some()
     }
 
     /// `ctx_sched_out`: pinned ones first, each class in the order in which it went in.
@@ -187,30 +235,40 @@ impl Machine {
         if context.task.is_some() && context.active == Class::NONE && self.cpus[cpu.index()].task_context == Some(id) {
             self.cpus[cpu.index()].task_context = None;
         }
-        if leaving.has(Class::PINNED) {
-            let mut counters = std::mem::take(&mut self.contexts[id.index()].pinned_active);
-            self.uninstall_all(cpu, &mut counters, probe);
-            self.contexts[id.index()].pinned_active = counters;
-        }
-        if leaving.has(Class::FLEXIBLE) {
-            let mut counters = std::mem::take(&mut self.contexts[id.index()].flexible_active);
-            self.uninstall_all(cpu, &mut counters, probe);
-            self.contexts[id.index()].flexible_active = counters;
-        }
-    }
-
-    /// Empties a list of active counters, which is handed back so that it is not allocated anew at every switch.
-    fn uninstall_all<P: Probe>(&mut self, cpu: CpuId, counters: &mut Vec<CounterId>, probe: &mut P) {
-        for counter in counters.drain(..) {
-            self.uninstall(cpu, counter, probe);
+        for (class, pinned) in [(Class::PINNED, true), (Class::FLEXIBLE, false)] {
+            if leaving.has(class) {
+                // Handed back, so that it is not allocated anew at every switch.
+                let mut leaders = std::mem::take(self.contexts[id.index()].active_leaders(pinned));
+                for leader in leaders.drain(..) {
+                    self.group_sched_out(cpu, id, leader, probe);
+                }
+                *self.contexts[id.index()].active_leaders(pinned) = leaders;
+            }
         }
     }
 
-    fn uninstall<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
-        let info = self.counter(id).info;
+    /// `group_sched_out`.
+    fn group_sched_out<P: Probe>(&mut self, cpu: CpuId, id: ContextId, leader: CounterId, probe: &mut P) {
+        self.uninstall_active(cpu, leader, probe);
+        for sibling in self.siblings(id, leader) {
+            self.uninstall_active(cpu, sibling, probe);
+        }
+    }
+
+    /// `event_sched_out`.
+    fn uninstall_active<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
+        let Counter { state, info, .. } = *self.counter(id);
+        if state != State::Active {
+            return;
+        }
+        let announces = self.policy.has(Delta::Announce);
         let mut on = On { machine: self, cpu, probe };
         on.mark(Mark::Uninstall(id));
-        bank::uninstall(&mut on, owner(id), info);
+        if announces {
+            announce::uninstall(&mut on, owner(id), info);
+        } else {
+            bank::uninstall(&mut on, owner(id), info);
+        }
         self.counters[id.index()].state = State::Inactive;
     }
 
@@ -221,9 +279,10 @@ impl Machine {
 
     /// Makes room for a counter of its class and schedules everything in again.
     fn resched_here<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) {
-        let counter = self.counter(id);
-        let class = if counter.attr.pinned { Class::ALL } else { Class::FLEXIBLE };
-        let (cpu_wide, pinned) = (counter.target.is_none(), counter.attr.pinned);
+        // What counts is the class of the group (`get_event_type`).
+        let leader = self.counter(self.leader(id));
+        let class = if leader.attr.pinned { Class::ALL } else { Class::FLEXIBLE };
+        let (cpu_wide, pinned) = (leader.target.is_none(), leader.attr.pinned);
         let task = self.cpu(cpu).task_context.or_else(|| {
             let context = self.task(self.cpu(cpu).running).context;
             context.filter(|_| !cpu_wide)
@@ -249,7 +308,10 @@ impl Machine {
             (None, Some(cpu)) => self.cpu(cpu).context,
             (None, None) => unreachable!("a counter has a task or a CPU"),
         };
-        let quiet = counter.state == State::Off && !self.context(context).is_empty();
+        // `__perf_effective_state`: the state of a leader that is off is that of all who follow it.
+        let leader = self.counter(self.leader(id)).state;
+        let effective = if matches!(leader, State::Off | State::Error) { leader } else { counter.state };
+        let quiet = effective == State::Off && !self.context(context).is_empty();
         self.link(id, context);
         if quiet {
             return;
@@ -260,7 +322,7 @@ impl Machine {
     }
 
     /// The context of a task for an addition: it is nobody's clone any more (`find_get_context`, `unclone_ctx`).
-    fn own_context(&mut self, task: TaskId) -> ContextId {
+    pub(crate) fn own_context(&mut self, task: TaskId) -> ContextId {
         let id = self.task(task).context.unwrap_or_else(|| {
             let id = ContextId::from(self.contexts.len());
             self.contexts.push(Context::new(Some(task)));
@@ -274,30 +336,63 @@ impl Machine {
         id
     }
 
+    /// The context that a new counter would join, if there is one yet.
+    pub(crate) fn joins(&self, task: Option<TaskId>, cpu: Option<CpuId>) -> Option<ContextId> {
+        match task {
+            Some(task) => self.task(task).context,
+            None => cpu.map(|cpu| self.cpu(cpu).context),
+        }
+    }
+
     fn link(&mut self, id: CounterId, to: ContextId) {
-        let pinned = self.counter(id).attr.pinned;
+        let Counter { attr, leader, .. } = *self.counter(id);
         let context = &mut self.contexts[to.index()];
-        if pinned {
-            context.pinned.push(id);
-        } else {
-            context.flexible.push(id);
+        match leader {
+            Some(_) => context.siblings.push(id),
+            None => context.leaders(attr.pinned).push(id),
         }
         context.generation += 1;
         self.counters[id.index()].context = Some(to);
     }
 
-    /// Takes a counter off its CPU, if it is on one (`event_sched_out`). The others stay where they are.
-    pub(crate) fn deactivate<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
-        let counter = *self.counter(id);
-        let (State::Active, Some(context)) = (counter.state, counter.context) else { return };
+    /// The leader of a counter's group: itself, if it follows nobody.
+    fn leader(&self, id: CounterId) -> CounterId {
+        self.counter(id).leader.unwrap_or(id)
+    }
+
+    /// `perf_group_detach`: who followed this counter follows nobody any more, and who is in a register stays there.
+    fn detach_group(&mut self, id: CounterId, from: ContextId) {
+        self.counters[id.index()].leader = None;
+        for sibling in self.siblings(from, id) {
+            let Counter { attr, state, .. } = *self.counter(sibling);
+            self.counters[sibling.index()].leader = None;
+            let context = &mut self.contexts[from.index()];
+            context.siblings.retain(|&other| other != sibling);
+            context.leaders(attr.pinned).push(sibling);
+            if state == State::Active {
+                context.active_leaders(attr.pinned).push(sibling);
+            }
+        }
+    }
+
+    /// Takes a counter off its CPU, if it is on one; with `group`, all who follow it too. The others stay where they are.
+    fn deactivate<P: Probe>(&mut self, id: CounterId, group: bool, probe: &mut P) {
+        let Counter { state, context, cpu, leader, attr, .. } = *self.counter(id);
+        let (State::Active, Some(context)) = (state, context) else { return };
         let cpu = match self.context(context).task {
             Some(task) => self.task(task).cpu,
-            None => counter.cpu.expect("a CPU's counter has a CPU"),
+            None => cpu.expect("a CPU's counter has a CPU"),
         };
-        self.interrupt(cpu, probe, |machine, probe| machine.uninstall(cpu, id, probe));
-        let context = &mut self.contexts[context.index()];
-        context.pinned_active.retain(|&other| other != id);
-        context.flexible_active.retain(|&other| other != id);
+        self.interrupt(cpu, probe, |machine, probe| {
+            if group {
+                machine.group_sched_out(cpu, context, id, probe);
+            } else {
+                machine.uninstall_active(cpu, id, probe);
+            }
+        });
+        if leader.is_none() {
+            self.contexts[context.index()].active_leaders(attr.pinned).retain(|&other| other != id);
+        }
     }
 
     /// The CPU whose registers a change of this counter reaches: the one that it is bound to, or that its task is on.
@@ -312,7 +407,11 @@ impl Machine {
 
     /// `perf_event_disable`.
     pub(crate) fn perf_disable<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
-        self.deactivate(id, probe);
+        // One that is in ERROR stays there.
+        if !matches!(self.counter(id).state, State::Inactive | State::Active) {
+            return;
+        }
+        self.deactivate(id, true, probe);
         let counter = &mut self.counters[id.index()];
         counter.enabled = false;
         counter.state = State::Off;
@@ -326,6 +425,11 @@ impl Machine {
         }
         counter.enabled = true;
         counter.state = State::Inactive;
+        // One that follows a leader is not put on unless the group is on.
+        let leader = self.leader(id);
+        if leader != id && self.counter(leader).state != State::Active {
+            return;
+        }
         if let Some(cpu) = self.runs_on(id).filter(|&cpu| self.counter(id).fits(cpu)) {
             self.resched(cpu, id, probe);
         }
@@ -333,11 +437,13 @@ impl Machine {
 
     /// Takes a counter out of its context (`perf_remove_from_context`). Closing moves nobody else.
     pub(crate) fn remove_from_context<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
-        self.deactivate(id, probe);
+        self.deactivate(id, false, probe);
         let Some(from) = self.counters[id.index()].context.take() else { return };
+        self.detach_group(id, from);
         let context = &mut self.contexts[from.index()];
-        context.pinned.retain(|&other| other != id);
-        context.flexible.retain(|&other| other != id);
+        for list in [&mut context.pinned, &mut context.flexible, &mut context.siblings] {
+            list.retain(|&other| other != id);
+        }
         context.generation += 1;
         if context.is_empty() {
             context.active = Class::NONE;
@@ -356,10 +462,30 @@ impl Machine {
         self.sched_out(cpu, id, Class::ALL, probe);
         let counters: Vec<_> = self.context(id).counters().collect();
         for counter in counters {
-            self.remove_from_context(counter, probe);
-            if matches!(self.counter(counter).origin, Origin::Inherited(_)) {
-                self.counters[counter.index()].state = State::Dead;
-            }
+            self.exit_counter(counter, probe);
+        }
+    }
+
+    /// `perf_event_exit_event`: a copy that fork made ends, another keeps its slot until its descriptors are closed.
+    fn exit_counter<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
+        self.remove_from_context(id, probe);
+        if matches!(self.counter(id).origin, Origin::Inherited(_)) {
+            self.bury(id);
+        } else {
+            self.counters[id.index()].state = State::Exit;
+        }
+    }
+
+    /// `perf_event_remove_on_exec`; the context is nobody's clone any more if there was one.
+    pub(crate) fn perf_exec<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
+        let Some(context) = self.task(task).context else { return };
+        let leaving: Vec<_> = self.context(context).counters().collect();
+        let leaving = leaving.into_iter().filter(|&id| self.counter(id).attr.remove_on_exec).collect::<Vec<_>>();
+        if !leaving.is_empty() {
+            self.own_context(task);
+        }
+        for id in leaving {
+            self.exit_counter(id, probe);
         }
     }
 

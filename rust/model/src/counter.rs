@@ -6,6 +6,7 @@
 use debugreg::{Breakpoint, Kind, Length};
 
 use crate::event::{Errno, Refusal};
+use crate::machine::Options;
 use crate::task::Capabilities;
 use crate::{ContextId, CpuId, TaskId};
 
@@ -63,6 +64,10 @@ pub struct Attr {
     pub exclude_user: bool,
     /// Hits in kernel mode do not count.
     pub exclude_kernel: bool,
+    /// Every hit sends SIGTRAP to the task (5.13).
+    pub sigtrap: bool,
+    /// execve ends it (5.13).
+    pub remove_on_exec: bool,
 }
 
 impl Attr {
@@ -77,7 +82,14 @@ impl Attr {
             inherit: false,
             exclude_user: false,
             exclude_kernel: false,
+            sigtrap: false,
+            remove_on_exec: false,
         }
+    }
+
+    /// What `hw_breakpoint_init` starts from: pinned, nothing excluded.
+    pub const fn kernel(bp_type: BpType, bp_addr: u64, bp_len: u64) -> Attr {
+        Attr { bp_type, pinned: true, ..Attr::write(bp_addr, bp_len) }
     }
 
     /// What `ptrace_breakpoint_init` starts from: pinned, user mode only.
@@ -91,6 +103,8 @@ impl Attr {
             inherit: false,
             exclude_user: false,
             exclude_kernel: true,
+            sigtrap: false,
+            remove_on_exec: false,
         }
     }
 }
@@ -98,7 +112,7 @@ impl Attr {
 impl Attr {
     /// Whether root may have such a breakpoint.
     pub fn is_valid(&self) -> bool {
-        parse(self, Capabilities::Root).is_ok()
+        parse(self, Capabilities::Root, &Options::default()).is_ok()
     }
 }
 
@@ -152,7 +166,9 @@ pub enum State {
     Active,
     /// Pinned, and no register could be had.
     Error,
-    /// Closed, or its task is gone.
+    /// Its task has exited, or has called execve and it was not to outlive that; the slot stays until it is closed.
+    Exit,
+    /// Closed.
     Dead,
 }
 
@@ -165,6 +181,12 @@ pub enum Origin {
     Inherited(crate::CounterId),
     /// A tracer, through the register of this index.
     Ptrace(u8),
+    /// A user inside the kernel.
+    Kernel,
+    /// Another CPU's part of a wide breakpoint, whose first part this is.
+    Wide(crate::CounterId),
+    /// kgdb, in its own table at this index.
+    Kgdb(u8),
 }
 
 /// A counter.
@@ -180,6 +202,8 @@ pub struct Counter {
     pub cpu: Option<CpuId>,
     /// The context that schedules it, while it has one.
     pub context: Option<ContextId>,
+    /// The leader of its group, if that is another.
+    pub leader: Option<crate::CounterId>,
     /// Whether it should run: created enabled, or enabled since.
     pub enabled: bool,
     /// Whether it does.
@@ -218,7 +242,7 @@ const CPU_ENTRY_AREA: core::ops::Range<u64> = 0xffff_fe00_0000_0000..0xffff_fe80
 ///
 /// EINVAL, EOPNOTSUPP or EPERM, in the kernel's order. `caller` is the calling task, also where the kernel copies an
 /// inherited counter at fork.
-pub(crate) fn parse(attr: &Attr, caller: Capabilities) -> Result<Breakpoint, Refusal> {
+pub(crate) fn parse(attr: &Attr, caller: Capabilities, options: &Options) -> Result<Breakpoint, Refusal> {
     let invalid = |rule| Err(Refusal::new(Errno::EINVAL, rule));
     let Attr { bp_addr, bp_len, .. } = *attr;
     // 1, 2: the range
@@ -237,6 +261,9 @@ pub(crate) fn parse(attr: &Attr, caller: Capabilities) -> Result<Breakpoint, Ref
     };
     let length = if kind == Kind::Execute {
         // 4: execute has the kernel's word size, and no alignment rule
+        if bp_addr >= TASK_SIZE_MAX && !options.kprobes {
+            return invalid("without kprobes no kernel address is known to be safe to break on (arch_build_bp_info)");
+        }
         if bp_len != 8 {
             return invalid("an execute breakpoint must have bp_len=8, the kernel's sizeof(long)");
         }

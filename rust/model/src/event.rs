@@ -7,15 +7,16 @@ use debugreg::Registers;
 use debugreg::trip::Access;
 use thiserror::Error;
 
-use crate::counter::{Attr, Changes};
+use crate::counter::{Attr, BpType, Changes};
 use crate::{CounterId, CpuId, TaskId, VcpuId};
 
 /// Something that happens.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs, reason = "the fields are named as the system calls name them")]
 pub enum Event {
-    /// `perf_event_open` of a breakpoint by `by`. `task` and `cpu` say what it counts on; one of them is set.
-    PerfEventOpen { by: TaskId, attr: Attr, task: Option<TaskId>, cpu: Option<CpuId> },
+    /// `perf_event_open` of a breakpoint by `by`. `task` and `cpu` say what it counts on; one of them is set. `group` is
+    /// the counter whose descriptor is `group_fd`.
+    PerfEventOpen { by: TaskId, attr: Attr, task: Option<TaskId>, cpu: Option<CpuId>, group: Option<CounterId> },
     /// The last descriptor of a counter is closed.
     Close(CounterId),
     /// `PERF_EVENT_IOC_ENABLE`.
@@ -43,9 +44,9 @@ pub enum Event {
     /// A task moves to another CPU, and runs there if that CPU is idle.
     Migrate(TaskId, CpuId),
     /// A memory access of a task.
-    TaskAccess { task: TaskId, access: Access, kernel: bool },
+    TaskAccess { task: TaskId, access: Access, insn: Insn, kernel: bool },
     /// A memory or port access of a guest; an emulated one is performed by KVM's instruction emulator.
-    GuestAccess { vcpu: VcpuId, access: Access, emulated: bool },
+    GuestAccess { vcpu: VcpuId, access: Access, insn: Insn, emulated: bool },
     /// MOV to a debug register in a guest.
     MovToDr { vcpu: VcpuId, dr: u8, value: u64, cpl: u8 },
     /// MOV from a debug register in a guest.
@@ -62,8 +63,20 @@ pub enum Event {
     Owed(CpuId),
     /// Asks who holds which slot.
     Slots(CpuId),
+    /// A CPU goes: whoever ran there runs nowhere, and its own counters are scheduled no more.
+    Offline(CpuId),
+    /// A CPU comes back, with its registers at their reset values.
+    Online(CpuId),
     /// A non-maskable interrupt, and what its handler does.
     Nmi(CpuId, Nmi),
+    /// The kernel debugger stops the machine, acts on it, lets it go.
+    Kgdb(CpuId, Kgdb),
+    /// The kernel registers a breakpoint of its own.
+    RegisterHwBreakpoint { on: Scope, attr: Attr },
+    /// `unregister_hw_breakpoint`, `unregister_wide_hw_breakpoint`.
+    UnregisterHwBreakpoint(CounterId),
+    /// `modify_wide_hw_breakpoint_local`: a CPU's part of a wide breakpoint is pointed elsewhere, where it is.
+    ModifyWideLocal { cpu: CpuId, counter: CounterId, attr: Attr },
     /// VM entry.
     VmEntry(VcpuId),
     /// VM exit.
@@ -78,11 +91,59 @@ pub enum Event {
     Init(VcpuId),
 }
 
+/// By which instruction memory is accessed, where that makes a difference.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Insn {
+    /// MOV, or whatever executes at the address.
+    #[default]
+    Plain,
+    /// REP STOS or REP LODS with this count: so many accesses, one behind the other.
+    Rep(u64),
+    /// XCHG with memory: a read and a write.
+    Xchg,
+    /// LOCK CMPXCHG that fails: a write all the same.
+    Cmpxchg,
+    /// MOV SS from memory: what it trips is held off by one instruction.
+    MovSs,
+    /// The instruction after a POPF that sets TF: it is single-stepped.
+    PopfTf,
+    /// INT1.
+    Icebp,
+}
+
+/// Where an in-kernel user wants its breakpoint.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Scope {
+    /// On one CPU (`perf_event_create_kernel_counter`; `register_kernel_hw_breakpoint` of the mail).
+    Cpu(CpuId),
+    /// On every CPU that is online, or nowhere (`register_wide_hw_breakpoint`).
+    Wide,
+    /// On a task (`register_user_hw_breakpoint`).
+    Task(TaskId),
+}
+
+/// What the kernel debugger does (kernel/debug/debug_core.c, arch/x86/kernel/kgdb.c).
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Kgdb {
+    /// Stops every CPU.
+    Enter,
+    /// Sets a breakpoint: kind, address, length.
+    Set(BpType, u64, u64),
+    /// Removes the breakpoint at an address.
+    Clear(u64),
+    /// Lets every CPU go.
+    Resume,
+}
+
 /// What an NMI handler does with the registers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Nmi {
     /// Nothing (perf, a watchdog).
     Plain,
+    /// The NMI stops the machine for kgdb, which sets a breakpoint and lets it go.
+    KgdbSet(BpType, u64, u64),
+    /// Likewise, and kgdb removes a breakpoint.
+    KgdbClear(u64),
     /// kgdb announces that it uses the slot of this index.
     KgdbAnnounce(u8),
     /// kgdb gives the slot back.
@@ -166,6 +227,8 @@ pub enum Outcome {
     Hits {
         /// Counters that it hit, in the order of their slots.
         counters: Vec<CounterId>,
+        /// Whether the kernel debugger was entered.
+        kgdb: bool,
         /// DR6 as a tracer sees it, if SIGTRAP was sent.
         sigtrap: Option<u64>,
     },
@@ -189,6 +252,15 @@ pub enum Outcome {
     Registers(Registers),
     /// Who holds which slot.
     Slots([Holder; 4]),
+    /// The same #DB again and again: a fault whose handler lets the instruction neither run nor go.
+    Endless,
+}
+
+impl Outcome {
+    /// What an access comes to that trips nothing.
+    pub const fn nothing() -> Outcome {
+        Outcome::Hits { counters: Vec::new(), kgdb: false, sigtrap: None }
+    }
 }
 
 /// An exception that a guest can get from what this model does.
@@ -217,16 +289,18 @@ pub enum Holder {
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs, reason = "the names are errno(3)'s")]
 #[rustfmt::skip]
-pub enum Errno { EPERM = 1, ESRCH = 3, EIO = 5, EACCES = 13, EBUSY = 16, EINVAL = 22, ENOSPC = 28, EOPNOTSUPP = 95 }
+pub enum Errno { EPERM = 1, ESRCH = 3, EIO = 5, EBADF = 9, EACCES = 13, EBUSY = 16, ENODEV = 19, EINVAL = 22, ENOSPC = 28, EOPNOTSUPP = 95 }
 
 impl Errno {
     /// All that the model can answer.
-    pub const ALL: [Errno; 8] = [
+    pub const ALL: [Errno; 10] = [
         Errno::EPERM,
         Errno::ESRCH,
         Errno::EIO,
+        Errno::EBADF,
         Errno::EACCES,
         Errno::EBUSY,
+        Errno::ENODEV,
         Errno::EINVAL,
         Errno::ENOSPC,
         Errno::EOPNOTSUPP,
@@ -251,8 +325,8 @@ impl Errno {
 /// A refusal: which errno, which rule said so, and who stands in the way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
-    /// What the caller gets.
-    pub errno: Errno,
+    /// What the caller gets; kgdb's own calls say -1 and no more.
+    pub errno: Option<Errno>,
     /// The rule, in one sentence.
     pub rule: &'static str,
     /// The counters that count against it (for ENOSPC).
@@ -262,7 +336,12 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that nobody in particular causes.
     pub const fn new(errno: Errno, rule: &'static str) -> Refusal {
-        Refusal { errno, rule, holders: Vec::new() }
+        Refusal { errno: Some(errno), rule, holders: Vec::new() }
+    }
+
+    /// A refusal without an errno.
+    pub const fn bare(rule: &'static str) -> Refusal {
+        Refusal { errno: None, rule, holders: Vec::new() }
     }
 }
 
@@ -288,6 +367,18 @@ pub enum Misuse {
     /// A counter that has been closed.
     #[error("the counter has been closed")]
     Closed(CounterId),
+    /// A CPU that is offline.
+    #[error("the CPU is offline")]
+    Offline(CpuId),
+    /// The kernel debugger has the machine.
+    #[error("kgdb has the machine: kgdb_resume comes first")]
+    InKgdb(CpuId),
+    /// The kernel debugger does not have the machine.
+    #[error("kgdb does not have the machine: kgdb_enter comes first")]
+    NotInKgdb,
+    /// A call that is for wide breakpoints.
+    #[error("the breakpoint was not registered by register_wide_hw_breakpoint")]
+    NotWide(CounterId),
     /// A task that runs on another CPU.
     #[error("the task belongs to another CPU: migrate comes first")]
     OtherCpu(TaskId, CpuId),

@@ -4,10 +4,11 @@
 //! [`crate::policy`]. Source: reference of VMX and SVM in Intel SDM vol. 3 ("VM Entries", "VM Exits") and AMD APM vol. 2
 //! chapter 15; KVM's common code as cited at each function.
 
+use debugreg::announce;
 use debugreg::trip::{Access, trip};
 use debugreg::{Breakpoint, Dr, Dr6, Dr7, Slot};
 
-use crate::event::{DrAccess, ExitReason, GuestDebug, Misuse, Outcome, Vector};
+use crate::event::{DrAccess, ExitReason, GuestDebug, Insn, Misuse, Outcome, Vector};
 use crate::machine::{Machine, Vendor};
 use crate::policy::{Delta, DrHandling, common};
 use crate::step::{Kvm, Mark, On, Probe};
@@ -42,6 +43,10 @@ impl Machine {
     fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
         let before = self.cpu(cpu).bank.cost.touched();
         let policy = self.policy;
+        if policy.has(Delta::Announce) {
+            let loan = announce::lend(&mut On { machine: self, cpu, probe });
+            self.cpus[cpu.index()].loan = Some(loan);
+        }
         let vcpu = &mut self.vcpus[id.index()];
         if vcpu.pending_db.is_some() {
             vcpu.own.dr7 &= !Dr7::GD;
@@ -116,7 +121,15 @@ impl Machine {
         let policy = self.policy;
         self.hardware_exit(id, cpu);
         policy.vm_exit(&mut self.kvm(id, cpu, probe));
+        self.take_back(cpu, probe);
         self.count_skip(cpu, before);
+    }
+
+    /// Under the delta `announce`: the registers are the host's again.
+    fn take_back<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) {
+        if let Some(loan) = self.cpus[cpu.index()].loan.take() {
+            announce::take_back_from_guest(&mut On { machine: self, cpu, probe }, loan);
+        }
     }
 
     /// Something that another CPU asks of this one: if it runs a guest, the interrupt is a VM exit, and the guest goes on
@@ -145,12 +158,23 @@ impl Machine {
         probe: &mut P,
         handler: impl FnOnce(&mut Machine, &mut P) -> T,
     ) -> T {
-        let policy = self.policy;
-        self.hardware_exit(guest, cpu);
+        self.nmi_exit(guest, cpu);
         let outcome = handler(self, probe);
-        policy.vm_exit(&mut self.kvm(guest, cpu, probe));
-        self.enter(guest, cpu, probe);
+        self.nmi_return(guest, cpu, probe);
         outcome
+    }
+
+    /// An NMI ends a guest's turn: the processor's part, before the NMI's handler.
+    pub(crate) fn nmi_exit(&mut self, guest: VcpuId, cpu: CpuId) {
+        self.hardware_exit(guest, cpu);
+    }
+
+    /// KVM's part, after it; the guest goes on.
+    pub(crate) fn nmi_return<P: Probe>(&mut self, guest: VcpuId, cpu: CpuId, probe: &mut P) {
+        let policy = self.policy;
+        policy.vm_exit(&mut self.kvm(guest, cpu, probe));
+        self.take_back(cpu, probe);
+        self.enter(guest, cpu, probe);
     }
 
     /// The exit handler of a MOV DR: opens the window and lets the guest try again, or emulates the one access.
@@ -217,10 +241,14 @@ impl Machine {
         &mut self,
         id: VcpuId,
         access: Access,
+        insn: Insn,
         emulated: bool,
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
+        if insn != Insn::Plain {
+            return Err(Misuse::NotExpressible("insn= in a guest"));
+        }
         let mut registers = self.cpu(cpu).bank.hardware;
         if emulated {
             // KVM's emulator compares code breakpoints with the effective registers, and nothing else.
@@ -231,7 +259,7 @@ impl Machine {
         let execute = access.what == debugreg::trip::What::Execute;
         let tripped = trip(&registers, access);
         if tripped.armed == 0 || emulated && !execute {
-            return Ok(Outcome::Hits { counters: Vec::new(), sigtrap: None });
+            return Ok(Outcome::nothing());
         }
         let shown = tripped.armed | if self.options.disabled_match { tripped.disabled } else { 0 };
         Ok(self.guest_db(id, cpu, u64::from(shown), execute, probe))

@@ -12,8 +12,11 @@ mod context;
 mod counter;
 mod event;
 mod guest;
+mod histogram;
 mod hit;
 mod id;
+mod kernel;
+mod kgdb;
 mod machine;
 mod owed;
 mod perf;
@@ -27,7 +30,9 @@ mod vcpu;
 
 pub use counter::{Attr, BpType, Changes, Counter, Origin, State, TASK_SIZE_MAX};
 pub use debugreg::Cost;
-pub use event::{DrAccess, Errno, Event, ExitReason, GuestDebug, Holder, Misuse, Nmi, Outcome, Refusal, Vector};
+pub use event::{
+    DrAccess, Errno, Event, ExitReason, GuestDebug, Holder, Insn, Kgdb, Misuse, Nmi, Outcome, Refusal, Scope, Vector,
+};
 pub use id::{ContextId, CounterId, CpuId, TaskId, VcpuId};
 pub use machine::{Cpu, Machine, Options, Processor, Vendor};
 pub use policy::{Delta, Policy};

@@ -1,15 +1,18 @@
 //! The machine: CPUs, tasks, counters, contexts and vCPUs as one value; an event in, an outcome out.
 
-use debugreg::{Bank, Cost, bank};
+use debugreg::announce::{self, Loan};
+use debugreg::{Bank, Cost, Slot, bank};
 
 use crate::context::Context;
 use crate::counter::{Counter, Origin};
-use crate::event::{Event, Holder, Misuse, Nmi, Outcome, Refusal};
-use crate::policy::{HostHalf, Policy};
+use crate::event::{Event, Holder, Kgdb, Misuse, Nmi, Outcome};
+use crate::histogram::Histogram;
+use crate::kgdb::Debugger;
+use crate::policy::{Delta, HostHalf, Policy};
 use crate::step::{Mark, On, Probe, counter_of};
 use crate::task::{Capabilities, Life, Task};
 use crate::vcpu::Vcpu;
-use crate::{ContextId, CounterId, CpuId, Errno, TaskId, VcpuId};
+use crate::{ContextId, CounterId, CpuId, TaskId, VcpuId};
 
 /// Whose virtualisation.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -56,6 +59,11 @@ pub struct Options {
     pub fred: bool,
     /// DR6 shows the bits of matching but disabled slots.
     pub disabled_match: bool,
+    /// The kernel has kprobes, and thus a list of code that must not be probed; without it execute breakpoints on kernel
+    /// addresses are refused altogether.
+    pub kprobes: bool,
+    /// `dbg_late_init` has not run yet: kgdb writes the registers itself.
+    pub kgdb_early: bool,
     /// What the CPUs are.
     pub processor: Processor,
 }
@@ -70,6 +78,8 @@ impl Default for Options {
             hypervisor: true,
             fred: false,
             disabled_match: false,
+            kprobes: true,
+            kgdb_early: false,
             processor: Processor::Real,
         }
     }
@@ -86,8 +96,12 @@ pub struct Cpu {
     pub guest: Option<VcpuId>,
     /// The counters bound to it.
     pub(crate) context: ContextId,
-    /// By slot: when kgdb announced it.
+    /// By slot: when kgdb took it.
     pub announced: [u64; 4],
+    /// Whether it is there.
+    pub is_online: bool,
+    /// Under the delta `announce`: what a guest was lent, from its entry to its exit.
+    pub(crate) loan: Option<Loan>,
     /// The task context that is scheduled in (`cpuctx->task_ctx`).
     pub(crate) task_context: Option<ContextId>,
 }
@@ -104,6 +118,8 @@ pub struct Machine {
     pub(crate) contexts: Vec<Context>,
     pub(crate) counters: Vec<Counter>,
     pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) debugger: Debugger,
+    pub(crate) histogram: Histogram,
     /// How many things have happened: additions of tasks and vCPUs, and events.
     pub(crate) clock: u64,
 }
@@ -117,6 +133,8 @@ impl Machine {
             guest: None,
             context: ContextId::from(cpu),
             announced: [0; 4],
+            is_online: true,
+            loan: None,
             task_context: None,
         });
         Machine {
@@ -127,6 +145,8 @@ impl Machine {
             contexts: vec![Context::new(None); options.cpus],
             counters: Vec::new(),
             vcpus: Vec::new(),
+            debugger: Debugger::default(),
+            histogram: Histogram::new(options.cpus),
             clock: 0,
         }
     }
@@ -185,8 +205,8 @@ impl Machine {
     /// The counter that somebody opened, of which this one may be a copy that fork made.
     pub fn original(&self, id: CounterId) -> CounterId {
         match self.counter(id).origin {
-            Origin::Inherited(original) => original,
-            Origin::Perf | Origin::Ptrace(_) => id,
+            Origin::Inherited(original) | Origin::Wide(original) => original,
+            Origin::Perf | Origin::Ptrace(_) | Origin::Kernel | Origin::Kgdb(_) => id,
         }
     }
 
@@ -264,8 +284,23 @@ impl Machine {
     }
 
     fn perform<P: Probe>(&mut self, event: &Event, probe: &mut P) -> Result<Outcome, Misuse> {
+        if let Some(master) = self.kgdb_master()
+            && !matches!(
+                event,
+                Event::Kgdb(..)
+                    | Event::Registers(_)
+                    | Event::Hardware(_)
+                    | Event::Owed(_)
+                    | Event::Slots(_)
+                    | Event::Count(_)
+            )
+        {
+            return Err(Misuse::InKgdb(master));
+        }
         match *event {
-            Event::PerfEventOpen { by, attr, task, cpu } => self.perf_event_open(by, attr, task, cpu, probe),
+            Event::PerfEventOpen { by, attr, task, cpu, group } => {
+                self.perf_event_open(by, attr, task, cpu, group, probe)
+            }
             Event::Close(counter) => self.close(counter, probe),
             Event::Enable(counter) => self.enable(counter, probe),
             Event::Disable(counter) => self.disable(counter, probe),
@@ -279,11 +314,14 @@ impl Machine {
             Event::Exec(task) => self.exec(task, probe),
             Event::Exit(task) => self.exit(task, probe),
             Event::Migrate(task, cpu) => self.migrate(task, cpu, probe),
-            Event::TaskAccess { task, access, kernel } => self.task_access(task, access, kernel, probe),
-            Event::GuestAccess { vcpu, access, emulated } => self.guest_access(vcpu, access, emulated, probe),
+            Event::TaskAccess { task, access, insn, kernel } => self.task_access(task, access, insn, kernel, probe),
+            Event::GuestAccess { vcpu, access, insn, emulated } => {
+                self.guest_access(vcpu, access, insn, emulated, probe)
+            }
             Event::MovToDr { vcpu, dr, value, cpl } => self.mov_to_dr(vcpu, dr, value, cpl, probe),
             Event::MovFromDr { vcpu, dr, cpl } => self.mov_from_dr(vcpu, dr, cpl, probe),
             Event::SchedSwitch(cpu, next) => {
+                self.online(cpu)?;
                 self.host_cpu(cpu)?;
                 if next != TaskId::IDLE {
                     self.alive(next)?;
@@ -300,14 +338,27 @@ impl Machine {
             }
             Event::Refresh(cpu) => {
                 self.has_shadow()?;
+                self.online(cpu)?;
                 self.host_cpu(cpu)?;
-                bank::refresh(&mut On { machine: self, cpu, probe });
+                self.refresh(cpu, probe);
                 Ok(Outcome::Ok)
             }
             Event::Hardware(cpu) => Ok(Outcome::Registers(self.cpu(cpu).bank.hardware)),
             Event::Owed(cpu) => Ok(Outcome::Registers(self.owed_registers(cpu))),
             Event::Slots(cpu) => Ok(Outcome::Slots(self.slots(cpu))),
-            Event::Nmi(cpu, what) => Ok(self.nmi(cpu, what, probe)),
+            Event::Offline(cpu) => self.offline(cpu, probe),
+            Event::Online(cpu) => Ok(self.bring_online(cpu, probe)),
+            Event::Nmi(cpu, what) => {
+                self.online(cpu)?;
+                if matches!(what, Nmi::KgdbSet(..) | Nmi::KgdbClear(_)) {
+                    self.has_kgdb()?;
+                }
+                Ok(self.nmi(cpu, what, probe))
+            }
+            Event::Kgdb(cpu, command) => self.kgdb(cpu, command, probe),
+            Event::RegisterHwBreakpoint { on, attr } => self.register_hw_breakpoint(on, attr, probe),
+            Event::UnregisterHwBreakpoint(counter) => self.unregister(counter, probe),
+            Event::ModifyWideLocal { cpu, counter, attr } => self.modify_wide_local(cpu, counter, attr, probe),
             Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe),
             Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe),
             Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe),
@@ -339,14 +390,14 @@ impl Machine {
 
     /// Who holds which slot.
     pub fn slots(&self, cpu: CpuId) -> [Holder; 4] {
-        let announced = self.cpu(cpu).bank.owner.map(|owner| owner == debugreg::Owner::KGDB);
         let owners = match self.policy.host {
             HostHalf::Perf => self.cpu(cpu).bank.owner.map(counter_of),
             HostHalf::Thread => self.task(self.cpu(cpu).running).thread.owner,
         };
         std::array::from_fn(|i| match owners[i] {
+            Some(counter) if matches!(self.counter(counter).origin, Origin::Kgdb(_)) => Holder::Kgdb,
             Some(counter) => Holder::Counter(counter),
-            None if announced[i] => Holder::Kgdb,
+            None if self.is_announced(cpu, slot_of(i as u8)) => Holder::Kgdb,
             None => Holder::Nobody,
         })
     }
@@ -362,37 +413,27 @@ impl Machine {
         }
     }
 
-    /// With IDT delivery everything is disarmed while the handler runs (10).
+    /// With IDT delivery everything is disarmed while the handler runs (10); FRED lets it be.
     fn nmi_handler<P: Probe>(&mut self, cpu: CpuId, what: Nmi, probe: &mut P) -> Outcome {
-        let Options { hypervisor, fred, .. } = self.options;
-        let saved = if fred { 0 } else { bank::local_db_save(&mut On { machine: self, cpu, probe }, hypervisor) };
+        let saved = (!self.options.fred).then(|| self.db_save(cpu, probe));
         let outcome = match what {
             Nmi::Plain => Outcome::Ok,
-            Nmi::KgdbAnnounce(slot) => self.kgdb_announce(cpu, slot, probe),
-            Nmi::KgdbRelease(slot) => match slot_of(slot) {
-                Some(slot) if bank::release(&mut On { machine: self, cpu, probe }, slot) => Outcome::Ok,
-                _ => Outcome::Refused(Refusal::new(Errno::EINVAL, "kgdb has not announced that slot")),
-            },
+            Nmi::KgdbSet(kind, address, length) => self.kgdb_in_nmi(cpu, Kgdb::Set(kind, address, length), probe),
+            Nmi::KgdbClear(address) => self.kgdb_in_nmi(cpu, Kgdb::Clear(address), probe),
+            Nmi::KgdbAnnounce(slot) => self.kgdb_announce(cpu, slot_of(slot), probe),
+            Nmi::KgdbRelease(slot) => self.kgdb_release(cpu, slot_of(slot), probe),
         };
-        bank::local_db_restore(&mut On { machine: self, cpu, probe }, saved);
+        if let Some(saved) = saved {
+            self.db_restore(cpu, saved, probe);
+        }
         outcome
     }
 
-    /// kgdb says that it uses a slot. Counted like a counter bound to the CPU, and claimed by compare-and-swap.
-    fn kgdb_announce<P: Probe>(&mut self, cpu: CpuId, slot: u8, probe: &mut P) -> Outcome {
-        let Some(slot) = slot_of(slot) else {
-            return Outcome::Refused(Refusal::new(Errno::EINVAL, "there are slots 0 to 3"));
-        };
-        if let Err(refusal) = self.reserve(None, Some(cpu)) {
-            return Outcome::Refused(refusal);
-        }
-        if bank::reserve(&mut On { machine: self, cpu, probe }, slot) {
-            self.cpus[cpu.index()].announced[slot.index()] = self.clock;
-            Outcome::Ok
-        } else {
-            let holders = counter_of(self.cpu(cpu).bank.owner[slot.index()]).into_iter().collect();
-            Outcome::Refused(Refusal { errno: Errno::EBUSY, rule: "somebody holds that slot right now", holders })
-        }
+    /// `hw_breakpoint_restore`.
+    fn refresh<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) {
+        let announces = self.policy.has(Delta::Announce);
+        let mut on = On { machine: self, cpu, probe };
+        if announces { announce::refresh(&mut on) } else { bank::refresh(&mut on) }
     }
 
     /// Says that the hardware is refreshed, for those who compare with a traced kernel.
@@ -434,6 +475,6 @@ impl Machine {
     }
 }
 
-fn slot_of(index: u8) -> Option<debugreg::Slot> {
-    debugreg::Slot::new(usize::from(index))
+fn slot_of(index: u8) -> Slot {
+    Slot::new(usize::from(index)).expect("the language has four slots")
 }

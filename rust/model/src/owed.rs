@@ -3,7 +3,8 @@
 //!
 //! | window | host breakpoints | guest breakpoints | source |
 //! |---|---|---|---|
-//! | host task, outside transitions | the CPU's enabled counters and the running task's | none | linux-host 3.1 |
+//! | host task, outside transitions | the CPU's enabled counters and the running task's, kgdb's | none | linux-host 3.1 |
+//! | kgdb has the machine | none | none | linux-host 12 |
 //! | guest instruction | none | the guest's own, or the debugger's under USE_HW_BP | kvm 5 |
 
 use debugreg::{Breakpoint, Registers, Slot, encode_dr7};
@@ -18,7 +19,11 @@ impl Machine {
     pub fn owed(&self, cpu: CpuId) -> Vec<Breakpoint> {
         sorted(match self.cpu(cpu).guest {
             Some(guest) => self.vcpu(guest).effective().armed().map(|(_, bp)| bp).collect(),
-            None => self.owed_counters(cpu).map(|id| self.counter(id).info).collect(),
+            None if self.kgdb_master().is_some() => Vec::new(),
+            None => {
+                let counters = self.owed_counters(cpu).map(|id| self.counter(id).info);
+                counters.chain(self.kgdb_breakpoints(cpu).map(|(_, bp)| bp)).collect()
+            }
         })
     }
 
@@ -28,24 +33,28 @@ impl Machine {
         if let Some(guest) = self.cpu(cpu).guest {
             return self.vcpu(guest).effective();
         }
-        let slots = self.slots(cpu);
-        let mut owners = slots.map(|_| None);
-        let (placed, waiting): (Vec<_>, Vec<_>) =
-            self.owed_counters(cpu).partition(|&id| slots.contains(&Holder::Counter(id)));
-        for (slot, owner) in slots.iter().zip(&mut owners) {
-            *owner = placed.iter().copied().find(|&id| *slot == Holder::Counter(id));
+        if self.kgdb_master().is_some() {
+            return Registers::RESET;
         }
-        for id in waiting {
-            if let Some(free) = owners.iter_mut().find(|owner| owner.is_none()) {
-                *free = Some(id);
+        let slots = self.slots(cpu);
+        let place = |id| slots.iter().position(|&slot| slot == Holder::Counter(id)).and_then(Slot::new);
+        let counters = self.owed_counters(cpu).map(|id| (place(id), self.counter(id).info));
+        let (placed, waiting): (Vec<_>, Vec<_>) =
+            counters.chain(self.kgdb_breakpoints(cpu)).partition(|(slot, _)| slot.is_some());
+        let mut in_slots = [None; 4];
+        for (slot, bp) in placed {
+            in_slots[slot.expect("it has one").index()] = Some(bp);
+        }
+        for (_, bp) in waiting {
+            if let Some(free) = in_slots.iter_mut().find(|bp| bp.is_none()) {
+                *free = Some(bp);
             }
         }
         let mut registers = Registers::RESET;
-        for (slot, id) in Slot::ALL.into_iter().zip(owners) {
-            if let Some(id) = id {
-                let info = self.counter(id).info;
-                registers.dr[slot.index()] = info.address;
-                registers.dr7 |= encode_dr7(slot, info.kind, info.length);
+        for (slot, bp) in Slot::ALL.into_iter().zip(in_slots) {
+            if let Some(bp) = bp {
+                registers.dr[slot.index()] = bp.address;
+                registers.dr7 |= encode_dr7(slot, bp.kind, bp.length);
             }
         }
         registers
@@ -65,7 +74,10 @@ impl Machine {
         let of_thread = task.thread.owner.into_iter().flatten();
         own.counters().chain(of_task.into_iter().flatten()).chain(of_thread).filter(move |&id| {
             let counter = self.counter(id);
-            counter.enabled && counter.state != State::Error && counter.fits(cpu)
+            // Who follows a leader is on only with it.
+            let leads = counter.leader.map(|leader| self.counter(leader));
+            let led = leads.is_none_or(|leader| leader.enabled && leader.state != State::Error);
+            counter.enabled && counter.state != State::Error && counter.fits(cpu) && led
         })
     }
 }

@@ -7,7 +7,7 @@
 use crate::counter::{Attr, Changes, Counter, Origin, State, parse};
 use crate::event::{Errno, Misuse, Outcome, Refusal};
 use crate::machine::Machine;
-use crate::policy::HostHalf;
+use crate::policy::{Delta, HostHalf};
 use crate::step::Probe;
 use crate::task::Capabilities;
 use crate::{CounterId, CpuId, TaskId};
@@ -24,24 +24,30 @@ impl Machine {
         attr: Attr,
         task: Option<TaskId>,
         cpu: Option<CpuId>,
+        group: Option<CounterId>,
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         self.alive(by)?;
+        if let Some(leader) = group {
+            self.open_counter(leader)?;
+        }
         if self.policy.host == HostHalf::Thread && task.is_none() {
             return Err(Misuse::NotExpressible("cpu-wide breakpoints came with perf in 2.6.33"));
         }
-        Ok(match self.open(by, attr, task, cpu, probe) {
+        Ok(match self.open(by, attr, task, cpu, group, probe) {
             Ok(counter) => Outcome::Bound(counter),
             Err(refusal) => Outcome::Refused(refusal),
         })
     }
 
+    /// The numbers are those of the reference's table of checks (linux-host 6.1).
     fn open<P: Probe>(
         &mut self,
         by: TaskId,
         attr: Attr,
         task: Option<TaskId>,
         cpu: Option<CpuId>,
+        group: Option<CounterId>,
         probe: &mut P,
     ) -> Result<CounterId, Refusal> {
         let caller = self.task(by).capabilities;
@@ -52,15 +58,32 @@ impl Machine {
                 "exclude_kernel=0 needs CAP_PERFMON while perf_event_paranoid is above 1",
             ));
         }
+        // 7
+        if group.is_some_and(|leader| !self.task(by).descriptors.contains(&leader)) {
+            return Err(Refusal::new(Errno::EBADF, "the caller has no descriptor of the group's leader"));
+        }
+        if group.is_some_and(|leader| self.counter(leader).state == State::Exit) {
+            return Err(Refusal::new(Errno::ENODEV, "the leader's task has exited, or has called execve"));
+        }
+        if task.is_some() && group.is_some_and(|leader| self.counter(leader).attr.inherit != attr.inherit) {
+            return Err(Refusal::new(Errno::EINVAL, "a group is inherited as a whole or not at all"));
+        }
+        // 9
+        if attr.sigtrap && task.is_none() {
+            return Err(Refusal::new(Errno::EINVAL, "sigtrap needs a task to send it to"));
+        }
         // 11, 12: a slot first, then everything about the address
         self.reserve(task, cpu)?;
-        let info = parse(&attr, caller)?;
+        let info = parse(&attr, caller, &self.options);
+        let info = info.map_err(|refusal| self.refused_after_slot(refusal, task, cpu))?;
         // 13
         if let Some(task) = task
-            && caller == Capabilities::None
-            && self.task(task).capabilities != Capabilities::None
+            && !self.may_count(caller, task, attr.sigtrap)
         {
-            return Err(Refusal::new(Errno::EACCES, "another user's task needs CAP_PERFMON (ptrace_may_access)"));
+            return Err(Refusal::new(
+                Errno::EACCES,
+                "another user's task needs CAP_PERFMON, with sigtrap CAP_KILL too (perf_check_permission)",
+            ));
         }
         // 14
         if task.is_none() && self.options.paranoid > 0 && caller == Capabilities::None {
@@ -73,10 +96,73 @@ impl Machine {
         if task.is_some_and(|task| !self.task(task).is_alive()) {
             return Err(Refusal::new(Errno::ESRCH, "the task has exited"));
         }
+        if let (None, Some(cpu)) = (task, cpu)
+            && !self.cpu(cpu).is_online
+        {
+            return Err(Refusal::new(Errno::ENODEV, "the CPU is offline"));
+        }
+        // The task's context is fetched for an addition, and is nobody's clone from here on, whatever comes of it.
+        if let Some(task) = task
+            && self.policy.host == HostHalf::Perf
+        {
+            self.own_context(task);
+        }
+        // 16
+        if let Some(leader) = group {
+            self.may_follow(attr, task, cpu, leader)?;
+        }
         let id = self.create(attr, info, task, cpu, Origin::Perf);
+        self.counters[id.index()].leader = group;
         self.tasks[by.index()].descriptors.push(id);
         self.activate(id, probe);
         Ok(id)
+    }
+
+    /// Row 13, `perf_check_permission`: CAP_PERFMON, with sigtrap CAP_KILL beside it, or else what ptrace asks for.
+    fn may_count(&self, caller: Capabilities, task: TaskId, sigtrap: bool) -> bool {
+        caller == Capabilities::Root
+            || caller == Capabilities::Perfmon && !sigtrap
+            || self.task(task).capabilities <= caller
+    }
+
+    /// Row 16: who may join a group.
+    fn may_follow(
+        &self,
+        attr: Attr,
+        task: Option<TaskId>,
+        cpu: Option<CpuId>,
+        leader: CounterId,
+    ) -> Result<(), Refusal> {
+        let invalid = |rule| Err(Refusal::new(Errno::EINVAL, rule));
+        let Counter { leader: above, cpu: leads_on, target, context, .. } = *self.counter(leader);
+        if above.is_some() {
+            return invalid("a counter that follows a leader leads nobody");
+        }
+        if leads_on != cpu {
+            return invalid("a group is of one CPU, or of any");
+        }
+        // By context, not by task: a swap (7.3) has given the leader's context to another. A counter of a CPU that was
+        // offline since is in no context any more, and still of one.
+        let leads = context.or_else(|| self.joins(target, leads_on));
+        if leads.is_none() || leads != self.joins(task, cpu) {
+            return invalid("a group is of one context");
+        }
+        if attr.pinned {
+            return invalid("only the leader of a group can be pinned");
+        }
+        Ok(())
+    }
+
+    /// A refusal after a slot was reserved: the slot is given back. (HB-02: it is not, and nobody can ever close it.)
+    pub(crate) fn refused_after_slot(&mut self, refusal: Refusal, task: Option<TaskId>, cpu: Option<CpuId>) -> Refusal {
+        if self.policy.has(Delta::HB02) {
+            let nothing =
+                debugreg::Breakpoint { address: 0, kind: debugreg::Kind::Write, length: debugreg::Length::One };
+            self.create(Attr { disabled: true, ..Attr::write(0, 1) }, nothing, task, cpu, Origin::Kernel);
+        } else if self.policy.has(Delta::HB01) {
+            self.histogram.global -= 1;
+        }
+        refusal
     }
 
     /// A new counter that holds its slot and is in no context yet.
@@ -95,13 +181,27 @@ impl Machine {
             target,
             cpu,
             context: None,
+            leader: None,
             enabled: !attr.disabled,
             state: if attr.disabled { State::Off } else { State::Inactive },
             count: 0,
             origin,
             since: self.clock,
         });
+        if self.policy.keeps_numbers() {
+            self.toggle_slot(id, true);
+        }
         id
+    }
+
+    /// A counter ends: its slot is free again.
+    pub(crate) fn bury(&mut self, id: CounterId) {
+        if self.policy.keeps_numbers() && self.counter(id).is_live() {
+            self.toggle_slot(id, false);
+        }
+        let counter = &mut self.counters[id.index()];
+        counter.state = State::Dead;
+        counter.enabled = false;
     }
 
     /// Lets a new counter join those that are scheduled.
@@ -133,7 +233,7 @@ impl Machine {
     }
 
     fn is_copy_of(&self, copy: CounterId, of: CounterId) -> bool {
-        matches!(self.counter(copy).origin, Origin::Inherited(original) if original == of)
+        matches!(self.counter(copy).origin, Origin::Inherited(first) | Origin::Wide(first) if first == of)
     }
 
     fn end<P: Probe>(&mut self, id: CounterId, probe: &mut P) {
@@ -141,9 +241,7 @@ impl Machine {
             HostHalf::Perf => self.remove_from_context(id, probe),
             HostHalf::Thread => self.thread_release(id, probe),
         }
-        let counter = &mut self.counters[id.index()];
-        counter.state = State::Dead;
-        counter.enabled = false;
+        self.bury(id);
     }
 
     /// `PERF_EVENT_IOC_ENABLE`.
@@ -224,7 +322,7 @@ impl Machine {
         // 1
         self.disable_one(id, probe);
         // 2
-        let parsed = parse(&wanted, caller).and_then(|info| {
+        let parsed = parse(&wanted, caller, &self.options).and_then(|info| {
             const FIXED: &str =
                 "only bp_addr, bp_type, bp_len and disabled may change in a life (modify_user_hw_breakpoint_check)";
             if changes_fixed { Err(Refusal::new(Errno::EINVAL, FIXED)) } else { Ok(info) }

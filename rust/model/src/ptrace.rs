@@ -117,7 +117,8 @@ impl Machine {
     /// `register_user_hw_breakpoint` for the tracee.
     fn register<P: Probe>(&mut self, task: TaskId, dr: u8, attr: Attr, probe: &mut P) -> Result<CounterId, Refusal> {
         self.reserve(Some(task), None)?;
-        let info = parse(&attr, Capabilities::None)?;
+        let info = parse(&attr, Capabilities::None, &self.options);
+        let info = info.map_err(|refusal| self.refused_after_slot(refusal, Some(task), None))?;
         let id = self.create(attr, info, Some(task), None, Origin::Ptrace(dr));
         self.activate(id, probe);
         self.tasks[task.index()].ptrace_bps[usize::from(dr)] = Some(id);
@@ -184,14 +185,6 @@ impl Machine {
             if let Some(id) = self.tasks[task.index()].ptrace_bps[dr].take() {
                 self.release(id, probe);
             }
-        }
-    }
-
-    /// Whether a counter's hits are a tracer's business, and through which of its registers.
-    pub(crate) fn ptrace_register(&self, id: CounterId) -> Option<u8> {
-        match self.counter(id).origin {
-            Origin::Ptrace(dr) => Some(dr),
-            _ => None,
         }
     }
 }

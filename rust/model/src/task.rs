@@ -98,26 +98,25 @@ impl Machine {
     /// What fork does with breakpoints, whoever calls it: the kernel makes threads of a task by itself, too. Such a
     /// thread has no descriptors of its own.
     pub fn copy_process(&mut self, parent: TaskId, child: TaskId) -> Outcome {
-        let mut inherited: Vec<CounterId> = match (self.policy.host, self.task(parent).context) {
-            (HostHalf::Perf, Some(context)) => self.context(context).counters().collect(),
-            _ => Vec::new(),
-        };
-        inherited.retain(|&id| self.counter(id).attr.inherit);
-        inherited.sort_by_key(|&id| (!self.counter(id).attr.pinned, self.counter(id).cpu));
-
+        // `inherit_task_group`: group by group, each leader before those who follow it.
         let mut copies = Vec::new();
-        for id in inherited {
+        for id in self.inherited(parent) {
+            let leader = self.counter(id).leader.map(|leader| Self::copy_among(&copies, leader));
             match self.copy_for(id, parent, child) {
-                Ok(copy) => copies.push(copy),
+                Ok(copy) => {
+                    self.counters[copy.index()].leader = leader;
+                    copies.push((id, copy));
+                }
                 Err(refusal) => {
                     // Nothing half-made: the copies that came before go too.
-                    for copy in copies {
+                    for (_, copy) in copies {
                         self.release(copy, &mut ());
                     }
                     return Outcome::Refused(refusal);
                 }
             }
         }
+        let copies: Vec<_> = copies.into_iter().map(|(_, copy)| copy).collect();
         self.inherit_context(parent, child, &copies);
         let parent = self.task(parent).clone();
         let child = &mut self.tasks[child.index()];
@@ -130,10 +129,31 @@ impl Machine {
         Outcome::Ok
     }
 
+    /// The counters that a child gets, in the order in which it gets them: pinned groups before flexible ones, each class
+    /// by CPU and then by addition.
+    fn inherited(&self, parent: TaskId) -> Vec<CounterId> {
+        let (HostHalf::Perf, Some(context)) = (self.policy.host, self.task(parent).context) else { return Vec::new() };
+        let all: Vec<CounterId> = self.context(context).counters().collect();
+        let mut leaders: Vec<_> = all.iter().copied().filter(|&id| self.counter(id).leader.is_none()).collect();
+        leaders.retain(|&id| self.counter(id).attr.inherit);
+        leaders.sort_by_key(|&id| (!self.counter(id).attr.pinned, self.counter(id).cpu));
+        let group = |&leader: &CounterId| {
+            let follows = all.iter().copied().filter(move |&id| self.counter(id).leader == Some(leader));
+            std::iter::once(leader).chain(follows).collect::<Vec<_>>()
+        };
+        leaders.iter().flat_map(group).collect()
+    }
+
+    fn copy_among(copies: &[(CounterId, CounterId)], leader: CounterId) -> CounterId {
+        let found = copies.iter().find(|&&(of, _)| of == leader).map(|&(_, copy)| copy);
+        found.expect("a leader is copied before those who follow it")
+    }
+
     fn copy_for(&mut self, id: CounterId, parent: TaskId, child: TaskId) -> Result<CounterId, Refusal> {
         let counter = *self.counter(id);
         self.reserve(Some(child), counter.cpu)?;
-        let info = parse(&counter.attr, self.task(parent).capabilities)?;
+        let info = parse(&counter.attr, self.task(parent).capabilities, &self.options);
+        let info = info.map_err(|refusal| self.refused_after_slot(refusal, Some(child), counter.cpu))?;
         let original = match counter.origin {
             Origin::Inherited(original) => original,
             _ => id,
@@ -146,13 +166,16 @@ impl Machine {
         Ok(copy)
     }
 
-    /// execve: perf's counters stay, ptrace's go (`flush_thread`).
+    /// execve: ptrace's counters go (`flush_thread`), perf's stay unless they asked not to (`perf_event_exec`).
     pub(crate) fn exec<P: Probe>(&mut self, task: TaskId, probe: &mut P) -> Result<Outcome, Misuse> {
         self.running_on(task)?;
+        // `flush_thread` comes before `perf_event_exec`.
         self.flush_ptrace(task, probe);
-        let task = &mut self.tasks[task.index()];
-        task.virtual_dr6 = 0;
-        task.ptrace_dr7 = 0;
+        self.tasks[task.index()].virtual_dr6 = 0;
+        self.tasks[task.index()].ptrace_dr7 = 0;
+        if self.policy.host == HostHalf::Perf {
+            self.perf_exec(task, probe);
+        }
         Ok(Outcome::Ok)
     }
 
@@ -210,7 +233,7 @@ impl Machine {
                 self.sched_switch(from, TaskId::IDLE, probe);
             }
             self.tasks[task.index()].cpu = to;
-            if self.cpu(to).running == TaskId::IDLE {
+            if self.cpu(to).running == TaskId::IDLE && self.cpu(to).is_online {
                 self.sched_switch(to, task, probe);
             }
         }

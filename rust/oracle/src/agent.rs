@@ -1,4 +1,4 @@
-//! The program that a task of a scenario runs: 400 bytes that do what they are told.
+//! The program that a task of a scenario runs: a few hundred bytes that do what they are told.
 //!
 //! An agent reads a message, performs one system call, one fork or one access to memory, and sends the message back with
 //! the result. It decides nothing, so that the driver can know everything; it has no library, no heap and a page of
@@ -41,7 +41,39 @@ pub(crate) enum Op {
     Load = 4,
     /// A call of an address, where a `ret` stands.
     Execute = 5,
+    /// XCHG with memory: address, bytes.
+    Xchg = 6,
+    /// LOCK CMPXCHG that fails: address, bytes.
+    Cmpxchg = 7,
+    /// REP STOS: address, bytes of each, how many.
+    Stos = 8,
+    /// REP LODS: address, bytes of each, how many.
+    Lods = 9,
+    /// MOV SS from an address, where a selector stands, and a NOP.
+    MovSs = 10,
+    /// A jump to right before an address, where POPF stands; a RET stands at the address.
+    Stepped = 11,
 }
+
+/// RET, which all memory of a scenario is full of.
+pub(crate) const RET: u8 = 0xc3;
+
+/// INT1.
+pub(crate) const INT1: u8 = 0xf1;
+
+/// RFLAGS.TF: the first word of an access that is to be single-stepped.
+pub(crate) const TF: u64 = 1 << 8;
+
+/// `struct sigaction` of the kernel, for the handler of SIGTRAP.
+pub(crate) fn sigaction() -> [u8; 32] {
+    const SA_SIGINFO: u64 = 4;
+    const SA_RESTORER: u64 = 0x0400_0000;
+    let [handler, restorer] = code::handler().map(|offset| BASE + HEADERS + offset);
+    let words = [handler, SA_SIGINFO | SA_RESTORER, restorer, 0].map(u64::to_le_bytes);
+    words.concat().try_into().expect("four words")
+}
+
+const HEADERS: u64 = 64 + 56;
 
 /// The agent as a file that can be executed.
 #[derive(Debug)]
@@ -67,7 +99,6 @@ impl Program {
 
 /// An ELF file with one segment: headers and code, and zeros after them for message and stack.
 fn elf(code: &[u8]) -> Vec<u8> {
-    const HEADERS: u64 = 64 + 56;
     let size = HEADERS + code.len() as u64;
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     file.extend([2u16, 62].map(u16::to_le_bytes).as_flattened()); // ET_EXEC, EM_X86_64

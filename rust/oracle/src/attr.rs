@@ -22,10 +22,19 @@ fn bytes(kind: u32, words: &[(usize, u64)]) -> [u8; SIZE] {
 
 /// A breakpoint; `sampling` gives every hit a time stamp.
 pub(crate) fn breakpoint(attr: &Attr, sampling: bool) -> [u8; SIZE] {
-    let flags =
-        [(0, attr.disabled), (1, attr.inherit), (2, attr.pinned), (4, attr.exclude_user), (5, attr.exclude_kernel)];
+    let flags = [
+        (0, attr.disabled),
+        (1, attr.inherit),
+        (2, attr.pinned),
+        (4, attr.exclude_user),
+        (5, attr.exclude_kernel),
+        (36, attr.remove_on_exec),
+        (37, attr.sigtrap),
+    ];
     let flags = flags.into_iter().fold(0, |flags, (bit, set)| flags | u64::from(set) << bit);
-    let (period, sample) = if sampling { (1, SAMPLE_TIME) } else { (0, 0) };
+    // A signal is sent when a sample is due: with every hit.
+    let period = u64::from(sampling || attr.sigtrap);
+    let sample = if sampling { SAMPLE_TIME } else { 0 };
     let bp_type = (attr.bp_type as u64) << 32; // behind wakeup_events
     bytes(
         TYPE_BREAKPOINT,

@@ -16,6 +16,9 @@ pub(crate) const BYTES: usize = 512;
 /// Where its payload begins.
 pub(crate) const PAYLOAD: usize = 128;
 
+/// Where an agent counts the SIGTRAPs that its events asked for.
+pub(crate) const SIGNALS: usize = 120;
+
 /// The address of a byte of the payload, for the agent.
 pub(crate) const fn payload(offset: u64) -> u64 {
     MESSAGE + PAYLOAD as u64 + offset
@@ -69,6 +72,11 @@ impl Message {
             errno @ -4095..=-1 => Err(-errno as i32),
             value => Ok(value as u64),
         }
+    }
+
+    /// How many SIGTRAPs there were.
+    pub(crate) fn signals(&self) -> u64 {
+        self.word(SIGNALS)
     }
 
     /// A word of the payload.

@@ -300,11 +300,18 @@ impl Generator {
             ("inherit", inherit),
             ("exclude_user", 6),
             ("exclude_kernel", if unprivileged { 85 } else { 12 }),
+            ("sigtrap", 6),
+            ("remove_on_exec", 4),
         ] {
             if self.often(percent) {
                 line.push(' ');
                 line += flag;
             }
+        }
+        if self.often(15)
+            && let Some(leader) = self.counter()
+        {
+            let _ = write!(line, " group={leader}");
         }
         line
     }
@@ -317,10 +324,25 @@ impl Generator {
     fn access(&mut self) -> String {
         let task = self.running();
         if self.often(12) {
-            return format!("{task} execute {:#x}", CODE[self.rng.usize(..CODE.len())]);
+            let insn = if self.often(20) { self.one(&[" insn=popf_tf", " insn=icebp"]) } else { "" };
+            // What is stepped stands behind a POPF, where no breakpoint is ever.
+            let code = if insn == " insn=popf_tf" { &CODE[2..] } else { &CODE };
+            return format!("{task} execute {:#x}{insn}", code[self.rng.usize(..code.len())]);
         }
         let event = self.one(&["store", "store", "store", "load"]);
         let address = ADDRESSES[self.rng.usize(..ADDRESSES.len())];
+        if self.often(15) {
+            return match self.rng.u8(..5) {
+                0 => format!("{task} {event} {address:#x} {} insn=xchg", self.one(&["1", "2", "4", "8"])),
+                1 => format!("{task} {event} {address:#x} {} insn=cmpxchg", self.one(&["1", "2", "4", "8"])),
+                2 => {
+                    let (length, count) = (self.one(&["1", "2", "4", "8"]), self.rng.u8(..20));
+                    format!("{task} {event} {address:#x} {length} insn=rep:{count}")
+                }
+                3 => format!("{task} load {address:#x} 2 insn=movss"),
+                _ => format!("{task} {event} {address:#x} 8 insn=popf_tf"),
+            };
+        }
         let length = [1, 2, 4, 8, 8, 8, 8, 16, 32][self.rng.usize(..9)];
         let mode = if self.often(12) { " mode=kernel" } else { "" };
         format!("{task} {event} {address:#x} {length}{mode}")

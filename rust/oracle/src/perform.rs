@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{Line, Scenario};
 use debugreg_model::{
-    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Nmi, Outcome, Processor, Refusal, TaskId,
+    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Processor, Refusal,
+    TaskId,
 };
 
-use crate::agent::Op;
+use crate::agent::{INT1, Op, RET, TF};
 use crate::attr;
 use crate::channel::{Message, payload};
 use crate::report::Seen;
@@ -21,6 +22,17 @@ use crate::{Error, Going, emulated, rehearse};
 const ENABLE: u64 = 0x2400;
 const DISABLE: u64 = 0x2401;
 const MODIFY: u64 = 0x4008_240b;
+
+const POPF: u8 = 0x9d;
+
+/// The selector of user data, which MOV SS takes.
+const USER_DS: [u8; 2] = [0x2b, 0];
+
+/// An access that needs more pages than this is not performed.
+const PAGES: usize = 64;
+
+/// A descriptor that no agent has.
+const NOT_OPEN: u64 = 1000;
 
 /// Counters that no name is bound to have numbers from here on.
 const UNNAMED: u32 = 1 << 16;
@@ -79,14 +91,14 @@ impl World {
             && scenario.lines.iter().any(|line| matches!(line.event, Event::Slots(_)));
         for line in &scenario.lines {
             let touched = match line.event {
-                Event::TaskAccess { access, .. } => access,
+                Event::TaskAccess { access, insn, .. } => (access, insn),
                 // `slots` looks there.
                 Event::PerfEventOpen { attr, .. } if sampling => {
-                    Access { what: What::Store, address: attr.bp_addr, bytes: attr.bp_len.min(8) }
+                    (Access { what: What::Store, address: attr.bp_addr, bytes: attr.bp_len.min(8) }, Insn::Plain)
                 }
                 _ => continue,
             };
-            for page in pages(touched) {
+            for page in pages(touched.0, touched.1) {
                 self.have_page(page, going)?;
             }
         }
@@ -124,11 +136,13 @@ impl World {
     }
 }
 
-/// The pages that an access touches.
-fn pages(access: Access) -> impl Iterator<Item = u64> {
-    let first = access.address & !0xfff;
-    let last = access.address.saturating_add(access.bytes.saturating_sub(1)) & !0xfff;
-    [first, last].into_iter().take(if first == last { 1 } else { 2 })
+/// The pages that an access touches, or that its instruction needs.
+fn pages(access: Access, insn: Insn) -> impl Iterator<Item = u64> {
+    let bytes = if let Insn::Rep(count) = insn { access.bytes.saturating_mul(count) } else { access.bytes };
+    let before = u64::from(insn == Insn::PopfTf && access.what == What::Execute);
+    let first = access.address.saturating_sub(before) & !0xfff;
+    let last = access.address.saturating_add(bytes.saturating_sub(1)) & !0xfff;
+    (0..=(last - first) / 0x1000).map(move |page| first + 0x1000 * page).take(PAGES)
 }
 
 fn unobserved(why: impl Into<String>) -> Seen {
@@ -167,9 +181,9 @@ impl Performance<'_> {
             reason = "of an event that comes to the language nothing is known"
         )]
         match &line.event {
-            Event::PerfEventOpen { by, attr, task, cpu } => {
+            Event::PerfEventOpen { by, attr, task, cpu, group } => {
                 let cpu = cpu.map(|cpu| (self.tasks.place(cpu), self.tasks.kernel_cpu(cpu)));
-                self.open(scenario, by.index(), *attr, task.map(TaskId::index), cpu, named)
+                self.open(scenario, by.index(), *attr, task.map(TaskId::index), cpu, *group, named)
             }
             Event::Close(symbol) => self.close(*symbol),
             Event::Enable(symbol) => self.toggle(*symbol, true),
@@ -206,7 +220,7 @@ impl Performance<'_> {
                 self.tasks.migrate(task.index(), place)?;
                 Ok(Seen::Outcome(Outcome::Ok))
             }
-            Event::TaskAccess { task, access, kernel } => self.access(task.index(), *access, *kernel),
+            Event::TaskAccess { task, access, insn, kernel } => self.access(task.index(), *access, *insn, *kernel),
             Event::SchedSwitch(cpu, next) => {
                 let place = self.tasks.place(*cpu);
                 let next = Some(next.index()).filter(|&next| next != 0);
@@ -258,6 +272,7 @@ impl Performance<'_> {
         attr: Attr,
         task: Option<usize>,
         cpu: Option<(usize, u64)>,
+        group: Option<CounterId>,
         named: Option<CounterId>,
     ) -> Result<Seen, Error> {
         if Self::is_32bit(scenario, by) {
@@ -269,7 +284,12 @@ impl Performance<'_> {
         let Some(pid) = task.map_or(Some(u64::MAX), |task| self.tasks.all[task].as_ref().map(|task| task.pid)) else {
             return Ok(self.go_blind("the task is not there in this world"));
         };
-        let open = [payload(0), pid, cpu.map_or(u64::MAX, |(_, cpu)| cpu), u64::MAX, 0];
+        let group = match group {
+            None => u64::MAX,
+            // Who has no descriptor of the leader can only name one that is not open.
+            Some(leader) => self.descriptor(by, leader).unwrap_or(NOT_OPEN),
+        };
+        let open = [payload(0), pid, cpu.map_or(u64::MAX, |(_, cpu)| cpu), group, 0];
         let open = Message::call(libc::SYS_perf_event_open, &open).with(0, &attr::breakpoint(&attr, self.sampling));
         let descriptor = match self.tasks.call(by, &open)?.result() {
             Ok(descriptor) => descriptor,
@@ -293,6 +313,12 @@ impl Performance<'_> {
             surplus: 0,
         });
         Ok(Seen::Outcome(Outcome::Bound(id)))
+    }
+
+    /// A task's descriptor of a counter.
+    fn descriptor(&mut self, task: usize, symbol: CounterId) -> Option<u64> {
+        let holders = &self.counter(symbol)?.holders;
+        holders.iter().find(|(holder, _)| *holder == task).map(|&(_, descriptor)| descriptor)
     }
 
     fn close(&mut self, symbol: CounterId) -> Result<Seen, Error> {
@@ -422,17 +448,30 @@ impl Performance<'_> {
         Ok(())
     }
 
-    fn access(&mut self, task: usize, access: Access, kernel: bool) -> Result<Seen, Error> {
+    fn access(&mut self, task: usize, access: Access, insn: Insn, kernel: bool) -> Result<Seen, Error> {
         let bytes = if access.what == What::Execute { 1 } else { access.bytes };
-        let possible = pages(access).all(|page| self.tasks.world.mapped.contains(&page));
-        let instruction = kernel && bytes <= 256 || matches!(bytes, 1 | 2 | 4 | 8 | 16) || bytes == 32 && avx();
+        let possible = pages(access, insn).all(|page| self.tasks.world.mapped.contains(&page));
+        let plain = kernel && bytes <= 256 || matches!(bytes, 1 | 2 | 4 | 8 | 16) || bytes == 32 && avx();
+        let instruction = match insn {
+            Insn::Plain => plain,
+            _ if kernel => false,
+            Insn::PopfTf => plain,
+            Insn::Icebp => true,
+            Insn::Xchg | Insn::Cmpxchg | Insn::Rep(_) => matches!(bytes, 1 | 2 | 4 | 8),
+            Insn::MovSs => bytes == 2,
+        };
+        // POPF stands right before it, where nobody may wait for it.
+        let before = access.address.wrapping_sub(1);
+        let stepped = insn == Insn::PopfTf && access.what == What::Execute;
+        let awaited = |counter: &Counter| counter.attr.bp_type == BpType::X && counter.attr.bp_addr == before;
+        let instruction = instruction && !(stepped && self.counters.iter().any(awaited));
         if !possible || !instruction || !self.tasks.lives(task) || !self.tasks.is_running(task) {
             let why = if possible { "this driver has no such access" } else { "nothing can be mapped there" };
             self.uncounted = Some(format!("an access before it was not performed: {why}"));
             return Ok(unobserved(why));
         }
         let before = self.totals();
-        let fate = self.make_access(task, access, bytes, kernel)?;
+        let fate = self.make_access(task, access, bytes, insn, kernel)?;
         let mut hit = Vec::new();
         for (at, (before, after)) in before.into_iter().zip(self.totals()).enumerate() {
             if let (Some(before), Some(after)) = (before, after)
@@ -449,8 +488,9 @@ impl Performance<'_> {
             self.after_death(task)?;
         }
         Ok(match fate {
-            Fate::Done => Seen::Outcome(Outcome::Hits { counters: hit, sigtrap: None }),
-            Fate::Trapped(dr6) => Seen::Outcome(Outcome::Hits { counters: hit, sigtrap: Some(dr6) }),
+            Fate::Done => Seen::Outcome(Outcome::Hits { counters: hit, kgdb: false, sigtrap: None }),
+            Fate::Trapped(dr6) => Seen::Outcome(Outcome::Hits { counters: hit, kgdb: false, sigtrap: Some(dr6) }),
+            Fate::Signalled => Seen::Signalled(hit),
             Fate::Killed => Seen::Killed(hit),
         })
     }
@@ -459,26 +499,64 @@ impl Performance<'_> {
         self.counters.iter().map(Self::total).collect()
     }
 
-    fn make_access(&mut self, task: usize, access: Access, bytes: u64, kernel: bool) -> Result<Fate, Error> {
+    fn make_access(
+        &mut self,
+        task: usize,
+        access: Access,
+        bytes: u64,
+        insn: Insn,
+        kernel: bool,
+    ) -> Result<Fate, Error> {
         if kernel {
             let [out, into] = self.tasks.world.pipe;
-            let fill = Message::call(libc::SYS_write, &[into, payload(0), bytes]).with(0, &[0xc3; 256]);
+            let fill = Message::call(libc::SYS_write, &[into, payload(0), bytes]).with(0, &[RET; 256]);
             let (first, then) = if access.what == What::Store {
                 (fill, Message::call(libc::SYS_read, &[out, access.address, bytes]))
             } else {
                 let drain = Message::call(libc::SYS_read, &[out, payload(0), bytes]);
                 (Message::call(libc::SYS_write, &[into, access.address, bytes]), drain)
             };
-            self.tasks.call(task, &first)?;
-            self.tasks.call(task, &then)?;
-            return Ok(Fate::Done);
+            return Ok(match self.tasks.access(task, &first, false)? {
+                Fate::Done => self.tasks.access(task, &then, false)?,
+                fate => {
+                    self.tasks.call(task, &then)?;
+                    fate
+                }
+            });
         }
-        let op = match access.what {
-            What::Store => Op::Store,
-            What::Load => Op::Load,
+        let Access { what, address, .. } = access;
+        // Where the instruction itself, or what it loads, must be another than everywhere.
+        let special: Option<(u64, &[u8])> = match (insn, what) {
+            (Insn::MovSs, _) => Some((address, &USER_DS)),
+            (Insn::Icebp, _) => Some((address, &[INT1])),
+            (Insn::PopfTf, What::Execute) => Some((address.wrapping_sub(1), &[POPF])),
+            _ => None,
+        };
+        if let Some((at, bytes)) = special {
+            self.tasks.set_memory(task, at, bytes)?;
+        }
+        let op = match (insn, what) {
+            (Insn::Xchg, _) => Op::Xchg,
+            (Insn::Cmpxchg, _) => Op::Cmpxchg,
+            (Insn::Rep(_), What::Store) => Op::Stos,
+            (Insn::Rep(_), _) => Op::Lods,
+            (Insn::MovSs, _) => Op::MovSs,
+            (Insn::PopfTf, What::Execute) => Op::Stepped,
+            (_, What::Store) => Op::Store,
+            (_, What::Load) => Op::Load,
             _ => Op::Execute,
         };
-        self.tasks.access(task, &Message::new(op, &[0, access.address, bytes]).with(0, &[0xc3; 32]))
+        let flags = if insn == Insn::PopfTf { TF } else { 0 };
+        let count = if let Insn::Rep(count) = insn { count } else { 1 };
+        let deadly = matches!(insn, Insn::PopfTf | Insn::Icebp);
+        let message = Message::new(op, &[flags, address, bytes, count]).with(0, &[RET; 32]);
+        let fate = self.tasks.access(task, &message, deadly)?;
+        if let Some((at, bytes)) = special
+            && fate != Fate::Killed
+        {
+            self.tasks.set_memory(task, at, &vec![RET; bytes.len()])?;
+        }
+        Ok(fate)
     }
 
     /// The #DB handler visits the registers in order, so that the times of one access's samples are in that order.
@@ -515,8 +593,8 @@ impl Performance<'_> {
         for counter in &self.counters {
             counter.ring.as_ref().and_then(Ring::take_last);
         }
-        let store = Message::new(Op::Store, &[0, address, 1]).with(0, &[0xc3; 32]);
-        let fate = self.tasks.access(task, &store)?;
+        let store = Message::new(Op::Store, &[0, address, 1]).with(0, &[RET; 32]);
+        let fate = self.tasks.access(task, &store, false)?;
         let mut order = Vec::new();
         for (at, (before, after)) in before.into_iter().zip(self.totals()).enumerate() {
             let counter = &mut self.counters[at];
@@ -526,7 +604,7 @@ impl Performance<'_> {
                 order.extend(time.filter(|_| after > before).map(|time| (time, counter.id)));
             }
         }
-        if fate != Fate::Done {
+        if !matches!(fate, Fate::Done | Fate::Signalled) {
             return Ok(self.go_blind("the access that would show the slots ran into a tracer's breakpoint"));
         }
         order.sort_unstable();

@@ -1,7 +1,7 @@
 //! What was observed of a scenario, beside what it expects.
 
 use debugreg_model::scenario::{self, Expectation, Line, Names, Scenario};
-use debugreg_model::{CounterId, Holder, Outcome, Policy};
+use debugreg_model::{CounterId, Errno, Holder, Outcome, Policy};
 
 use crate::{Error, Going, World};
 
@@ -13,6 +13,8 @@ pub(crate) enum Seen {
     Outcome(Outcome),
     /// Who has the slots of a CPU, in their order; where there are holes does not show.
     Order(Vec<CounterId>),
+    /// SIGTRAP came because an event had asked for it, and nobody read DR6; whom the access hit.
+    Signalled(Vec<CounterId>),
     /// SIGTRAP killed the task, and nobody could read its DR6; whom it hit besides.
     Killed(Vec<CounterId>),
     /// An errno that the model does not know.
@@ -107,6 +109,11 @@ fn judge(line: &Line, seen: &Seen, names: &Names) -> Option<bool> {
         (Seen::Unobserved(_), _) => None,
         (Seen::Outcome(outcome), _) => Some(expectation.holds(outcome, symbol)),
         (Seen::Errno(_), _) => Some(*expectation == Expectation::Refused),
+        (Seen::Signalled(_), Expectation::Sigtrap(_)) => Some(true),
+        (Seen::Signalled(counters), _) => {
+            let outcome = Outcome::Hits { counters: counters.clone(), kgdb: false, sigtrap: Some(0) };
+            Some(expectation.holds(&outcome, symbol))
+        }
         (Seen::Killed(_), _) => Some(matches!(expectation, Expectation::Sigtrap(_))),
         (Seen::Order(order), Expectation::Slots(fields)) => {
             let mut slots = fields.clone();
@@ -146,8 +153,8 @@ fn show(seen: &Seen, names: &Names) -> String {
             Outcome::Value(value) if *value < 10 => value.to_string(),
             Outcome::Value(value) => format!("{value:#x}"),
             Outcome::Bound(id) => name(id),
-            Outcome::Refused(refusal) => refusal.errno.name(),
-            Outcome::Hits { counters, sigtrap } => {
+            Outcome::Refused(refusal) => refusal.errno.map_or_else(|| "refused".to_owned(), Errno::name),
+            Outcome::Hits { counters, sigtrap, .. } => {
                 hits(counters, sigtrap.map(|dr6| format!("sigtrap dr6={dr6:#010x}")))
             }
             Outcome::Slots(slots) => {
@@ -161,7 +168,7 @@ fn show(seen: &Seen, names: &Names) -> String {
             other => format!("{other:?}"),
         },
         Seen::Order(order) => format!("in this order: {}", order.iter().map(name).collect::<Vec<_>>().join(" ")),
-        Seen::Killed(counters) => hits(counters, Some("sigtrap".to_owned())),
+        Seen::Signalled(counters) | Seen::Killed(counters) => hits(counters, Some("sigtrap".to_owned())),
         Seen::Errno(errno) => format!("errno {errno}"),
         Seen::Unobserved(_) => "unobserved".to_owned(),
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use debugreg_model::scenario::{Scenario, TaskDeclaration};
 use debugreg_model::{Capabilities, Event};
 
-use crate::agent::Op;
+use crate::agent::{INT1, Op, TF, sigaction};
 use crate::channel::{Message, payload};
 use crate::world::{Place, TASKS, WALL, World, fetch, round};
 use crate::{Error, Going};
@@ -24,6 +24,7 @@ const PTRACE_PEEKUSER: u64 = 3;
 const PTRACE_POKEUSER: u64 = 6;
 const PTRACE_CONT: u64 = 7;
 const PTRACE_DETACH: u64 = 17;
+const PTRACE_GETSIGINFO: u64 = 0x4202;
 const PTRACE_SEIZE: u64 = 0x4206;
 const PTRACE_INTERRUPT: u64 = 0x4207;
 
@@ -50,6 +51,8 @@ pub(crate) enum Fate {
     Done,
     /// Its tracer was told, and read this DR6.
     Trapped(u64),
+    /// SIGTRAP came because an event had asked for it.
+    Signalled,
     /// SIGTRAP killed it.
     Killed,
 }
@@ -66,6 +69,8 @@ pub(crate) struct Tasks<'w> {
     pub(crate) busy: bool,
     /// Whether contexts may be clones.
     pub(crate) forked: bool,
+    /// Whether events may ask for SIGTRAP.
+    signals: bool,
 }
 
 impl<'w> Tasks<'w> {
@@ -77,7 +82,9 @@ impl<'w> Tasks<'w> {
     ) -> Result<Tasks<'w>, Error> {
         let busy = scenario.options.cpus == 1;
         let forks = scenario.lines.iter().filter(|line| matches!(line.event, Event::Fork { .. })).count();
-        let mut tasks = Tasks { world, going, all: vec![None], running: [None; 2], busy, forked: false };
+        let asks = |event: &Event| matches!(event, Event::PerfEventOpen { attr, .. } if attr.sigtrap);
+        let signals = scenario.lines.iter().any(|line| asks(&line.event));
+        let mut tasks = Tasks { world, going, all: vec![None], running: [None; 2], busy, forked: false, signals };
         tasks.all.resize_with(scenario.tasks.len() + forks + 1, || None);
         if busy {
             tasks.world.keep_off(1);
@@ -132,10 +139,30 @@ impl<'w> Tasks<'w> {
         self.all[id] =
             Some(Task { pid, cpu, at, alive: true, tracer: None, capabilities, haunted: false, watched: false });
         self.drop_rights(id, capabilities)?;
+        if self.signals {
+            self.catch(id)?;
+        }
         if self.running[cpu].is_none() {
             self.switch(cpu, Some(id))?;
         }
         Ok(())
+    }
+
+    /// The task catches the SIGTRAPs that its events ask for.
+    fn catch(&mut self, id: usize) -> Result<(), Error> {
+        let action = Message::call(libc::SYS_rt_sigaction, &[libc::SIGTRAP as u64, payload(0), 0, 8]);
+        let answer = self.round(id, &action.with(0, &sigaction()))?;
+        answer.result().map(drop).map_err(|errno| lost("rt_sigaction", errno))
+    }
+
+    /// Changes a task's memory from outside, so that nobody's breakpoint sees it.
+    pub(crate) fn set_memory(&mut self, id: usize, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        let pid = self.task(id).pid;
+        let vector = |at: u64| [at, bytes.len() as u64].map(u64::to_le_bytes).concat();
+        let write = Message::call(libc::SYS_process_vm_writev, &[pid, payload(64), 1, payload(80), 1, 0]);
+        let write = write.with(0, bytes).with(64, &vector(payload(0))).with(80, &vector(address));
+        let result = self.world.init(&write, self.going)?.result();
+        result.map(drop).map_err(|errno| lost("process_vm_writev", errno))
     }
 
     fn drop_rights(&mut self, id: usize, capabilities: Capabilities) -> Result<(), Error> {
@@ -316,6 +343,9 @@ impl<'w> Tasks<'w> {
             let map = self.world.map(page);
             self.round(id, &map)?;
         }
+        if self.signals {
+            self.catch(id)?;
+        }
         self.task_mut(id).haunted = false;
         Ok(())
     }
@@ -368,20 +398,21 @@ impl<'w> Tasks<'w> {
         Ok(())
     }
 
-    /// Has an access made, and waits for what comes of it.
-    pub(crate) fn access(&mut self, id: usize, message: &Message) -> Result<Fate, Error> {
+    /// Has an access made, and waits for what comes of it. A `deadly` one kills who has no tracer; a tracer lets it happen
+    /// once.
+    pub(crate) fn access(&mut self, id: usize, message: &Message, deadly: bool) -> Result<Fate, Error> {
         self.ready(id)?;
         self.world.pairs[id - 1].0.send(message)?;
         let (pid, tracer, haunted) = (self.task(id).pid, self.task(id).tracer, self.task(id).haunted);
-        if tracer.is_none() && !haunted {
-            self.world.pairs[id - 1].0.receive(self.going)?;
-            return Ok(Fate::Done);
+        let signalled = |answer: &Message| if answer.signals() > 0 { Fate::Signalled } else { Fate::Done };
+        if tracer.is_none() && !haunted && !deadly {
+            return Ok(signalled(&self.world.pairs[id - 1].0.receive(self.going)?));
         }
         let mut fate = Fate::Done;
         let end = Instant::now() + Duration::from_secs(5);
         loop {
-            if self.world.pairs[id - 1].0.try_receive(Duration::ZERO)?.is_some() {
-                return Ok(fate);
+            if let Some(answer) = self.world.pairs[id - 1].0.try_receive(Duration::ZERO)? {
+                return Ok(if fate == Fate::Done { signalled(&answer) } else { fate });
             }
             if let Some(tracer) = tracer {
                 self.apart(tracer, id)?;
@@ -395,6 +426,9 @@ impl<'w> Tasks<'w> {
                     if fate == Fate::Done {
                         let dr6 = self.peek(tracer, pid, 6)?.map_err(|errno| lost("PTRACE_PEEKUSER", errno))?;
                         fate = Fate::Trapped(dr6);
+                    }
+                    if deadly {
+                        self.go_on(tracer, pid)?;
                     }
                     self.ptrace(tracer, PTRACE_CONT, pid, 0, 0)?.map_err(|errno| lost("PTRACE_CONT", errno))?;
                     self.world.awake[self.task(id).at] = Some(id);
@@ -414,6 +448,35 @@ impl<'w> Tasks<'w> {
                 return Err(Error::Lost("an access does not end".to_owned()));
             }
         }
+    }
+
+    /// After a deadly trap: TF is cleared, and an INT1 is behind. (Some hypervisors return to it as if it were a fault.)
+    fn go_on(&mut self, tracer: usize, pid: u64) -> Result<(), Error> {
+        const RIP: u64 = 8 * 16;
+        const EFLAGS: u64 = 8 * 18;
+        const TRAP_BRKPT: u32 = 1;
+        let mut word = |tasks: &mut Self, request: u64, at: u64, data: u64| {
+            let answer = tasks.round(tracer, &Message::call(libc::SYS_ptrace, &[request, pid, at, data]))?;
+            answer.result().map_err(|errno| lost("ptrace", errno))?;
+            Ok::<_, Error>(answer)
+        };
+        let flags = word(self, PTRACE_PEEKUSER, EFLAGS, payload(0))?.payload_word(0);
+        word(self, PTRACE_POKEUSER, EFLAGS, flags & !TF)?;
+        let signal = word(self, PTRACE_GETSIGINFO, 0, payload(0))?;
+        if signal.payload_half(8) == TRAP_BRKPT {
+            let rip = word(self, PTRACE_PEEKUSER, RIP, payload(0))?.payload_word(0);
+            if self.is_int1(pid, rip)? {
+                word(self, PTRACE_POKEUSER, RIP, rip + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_int1(&mut self, pid: u64, address: u64) -> Result<bool, Error> {
+        let vector = |at: u64| [at, 1].map(u64::to_le_bytes).concat();
+        let read = Message::call(libc::SYS_process_vm_readv, &[pid, payload(64), 1, payload(80), 1, 0]);
+        let read = read.with(64, &vector(payload(0))).with(80, &vector(address));
+        Ok(self.world.init(&read, self.going)?.payload_word(0) as u8 == INT1)
     }
 
     /// A tracer acts on another CPU than the one whom it stops, or they would be switched to each other.

@@ -165,7 +165,12 @@ impl World {
         let file = ask(init, &file, "memfd_create", going)?.result().expect("asked");
         self.returns = file;
         for _ in 0..4096 / 256 {
-            ask(init, &Message::call(libc::SYS_write, &[file, payload(0), 256]).with(0, &[0xc3; 256]), "write", going)?;
+            ask(
+                init,
+                &Message::call(libc::SYS_write, &[file, payload(0), 256]).with(0, &[crate::agent::RET; 256]),
+                "write",
+                going,
+            )?;
         }
         // The first perf event of a machine patches code; so that this does not happen again and again, there is always
         // one. It counts nothing, because a breakpoint would take somebody's slot.

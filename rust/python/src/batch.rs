@@ -57,6 +57,7 @@ pub(crate) fn batch(py: Python<'_>, what: &str, count: u64) -> PyResult<CostFiel
         attr: Attr::write(0x1000 + 8 * at, 8),
         task: Some(one),
         cpu: None,
+        group: None,
     });
     py.detach(|| {
         for open in opens {

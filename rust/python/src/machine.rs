@@ -140,7 +140,7 @@ pub(crate) struct PyMachine(Shared);
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, /) -> "Self")]
+    #[pyo3(signature = (cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, kprobes, kgdb, /) -> "Self")]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "the keys of a machine line")]
     fn new(
         py: Python<'_>,
@@ -152,7 +152,14 @@ impl PyMachine {
         hypervisor: bool,
         fred: bool,
         disabled_match: bool,
+        kprobes: bool,
+        kgdb: &str,
     ) -> PyResult<Self> {
+        let kgdb_early = match kgdb {
+            "late" => false,
+            "early" => true,
+            _ => return Err(PyValueError::new_err(format!("kgdb must be 'late' or 'early' (got {kgdb:?})"))),
+        };
         if !(1..=256).contains(&cpus) {
             return Err(PyValueError::new_err(format!("cpus must be 1 to 256 (got {cpus})")));
         }
@@ -160,7 +167,18 @@ impl PyMachine {
             return Err(PyValueError::new_err(format!("slots must be 1 to 4 (got {slots})")));
         }
         let vendor = vendor_of(vendor)?;
-        let options = Options { cpus, vendor, slots, paranoid, hypervisor, fred, disabled_match, ..Options::default() };
+        let options = Options {
+            cpus,
+            vendor,
+            slots,
+            paranoid,
+            hypervisor,
+            fred,
+            disabled_match,
+            kprobes,
+            kgdb_early,
+            ..Options::default()
+        };
         Shared::new(py, Session::new(options, policy_of(policy)?)).map(PyMachine)
     }
 
@@ -216,9 +234,9 @@ impl PyMachine {
         let (mut counters, mut exception, mut dr6, mut value) = (Vec::new(), None, None, None);
         let (mut registers, mut refusal) = (None, None);
         match &outcome {
-            Outcome::Hits { counters: hit, sigtrap } => {
+            Outcome::Hits { counters: hit, kgdb, sigtrap } => {
                 counters = hit.iter().map(name).collect();
-                exception = sigtrap.map(|_| "SIGTRAP");
+                exception = sigtrap.map(|_| "SIGTRAP").or(kgdb.then_some("kgdb"));
                 dr6 = *sigtrap;
             }
             Outcome::Bound(id) => counters.push(name(id)),
@@ -235,8 +253,11 @@ impl PyMachine {
             Outcome::Registers(found) => registers = Some(register_fields(*found)),
             Outcome::Refused(why) => {
                 let holders: Vec<_> = why.holders.iter().map(name).collect();
-                refusal = Some((why.errno.number(), why.errno.name(), why.rule, holders));
+                // kgdb's calls say -1.
+                let (number, name) = why.errno.map_or((1, "refused".to_owned()), |e| (e.number(), e.name()));
+                refusal = Some((number, name, why.rule, holders));
             }
+            Outcome::Endless => exception = Some("endless #DB"),
             Outcome::Ok | Outcome::Slots(_) => {}
         }
         let text = show_outcome(&outcome, &session);

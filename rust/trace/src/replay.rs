@@ -302,8 +302,8 @@ impl<'a> Replayer<'a> {
                     bp_len: attr.bp_len,
                     disabled: attr.flags.map(|flags| flags & 1 != 0),
                     pinned: attr.flags.map(|flags| flags & 4 != 0),
-                    exclude_user: attr.flags.map(|flags| flags & 0x20 != 0),
-                    exclude_kernel: attr.flags.map(|flags| flags & 0x40 != 0),
+                    exclude_user: attr.flags.map(|flags| flags & EXCLUDE_USER != 0),
+                    exclude_kernel: attr.flags.map(|flags| flags & EXCLUDE_KERNEL != 0),
                 };
                 self.on_counter(row.pid, fd, |counter| Event::Modify(counter, changes));
             }
@@ -391,7 +391,7 @@ impl<'a> Replayer<'a> {
         if refused && self.machine.reserve(task, cpu).is_ok() && wanted.is_valid() {
             return;
         }
-        let outcome = self.apply(&Event::PerfEventOpen { by, attr: wanted, task, cpu });
+        let outcome = self.apply(&Event::PerfEventOpen { by, attr: wanted, task, cpu, group: None });
         if let (Some(Outcome::Bound(counter)), Some(Ok(fd))) = (outcome, result.map(i32::try_from)) {
             self.descriptors.entry(row.pid).or_default().insert(fd, counter);
         }
@@ -546,6 +546,12 @@ impl<'a> Replayer<'a> {
     }
 }
 
+// Bits of `perf_event_attr`'s flags (include/uapi/linux/perf_event.h).
+const EXCLUDE_USER: u64 = 1 << 4;
+const EXCLUDE_KERNEL: u64 = 1 << 5;
+const REMOVE_ON_EXEC: u64 = 1 << 36;
+const SIGTRAP: u64 = 1 << 37;
+
 /// The attributes that a probe printed, unless it could not read them.
 fn wanted(attr: BpAttr) -> Option<Attr> {
     let flags = attr.flags?;
@@ -556,7 +562,9 @@ fn wanted(attr: BpAttr) -> Option<Attr> {
         disabled: flags & 1 != 0,
         inherit: flags & 2 != 0,
         pinned: flags & 4 != 0,
-        exclude_user: flags & 0x20 != 0,
-        exclude_kernel: flags & 0x40 != 0,
+        exclude_user: flags & EXCLUDE_USER != 0,
+        exclude_kernel: flags & EXCLUDE_KERNEL != 0,
+        sigtrap: flags & SIGTRAP != 0,
+        remove_on_exec: flags & REMOVE_ON_EXEC != 0,
     })
 }

@@ -84,6 +84,16 @@ pub enum DrHandling {
 #[allow(missing_docs, reason = "`line` says what each is")]
 #[repr(u8)]
 pub enum Delta {
+    Announce,
+    Histogram,
+    WprobeOr,
+    HB01,
+    HB02,
+    HB03,
+    HB14,
+    HB22,
+    HB23,
+    HB31,
     H01,
     H05,
     H07,
@@ -98,7 +108,17 @@ pub enum Delta {
 
 impl Delta {
     /// All.
-    pub const ALL: [Delta; 10] = [
+    pub const ALL: [Delta; 20] = [
+        Delta::Announce,
+        Delta::Histogram,
+        Delta::WprobeOr,
+        Delta::HB01,
+        Delta::HB02,
+        Delta::HB03,
+        Delta::HB14,
+        Delta::HB22,
+        Delta::HB23,
+        Delta::HB31,
         Delta::H01,
         Delta::H05,
         Delta::H07,
@@ -114,6 +134,16 @@ impl Delta {
     /// The id as users write it.
     pub const fn id(self) -> &'static str {
         match self {
+            Delta::Announce => "announce",
+            Delta::Histogram => "histogram",
+            Delta::WprobeOr => "wprobe-or",
+            Delta::HB01 => "HB-01",
+            Delta::HB02 => "HB-02",
+            Delta::HB03 => "HB-03",
+            Delta::HB14 => "HB-14",
+            Delta::HB22 => "HB-22",
+            Delta::HB23 => "HB-23",
+            Delta::HB31 => "HB-31",
             Delta::H01 => "H-01",
             Delta::H05 => "H-05",
             Delta::H07 => "H-07",
@@ -130,6 +160,28 @@ impl Delta {
     /// What it is.
     pub const fn line(self) -> &'static str {
         match self {
+            Delta::Announce => {
+                "kgdb announces its slots, and nobody else's update of the registers touches them (the mail)"
+            }
+            Delta::Histogram => {
+                "slots are kept as numbers of the kind that Linux keeps, not counted when somebody asks (6.1)"
+            }
+            Delta::WprobeOr => {
+                "pointing an installed breakpoint elsewhere or-s the new R/W and LEN to the old (wprobe as posted)"
+            }
+            Delta::HB01 => "one counter for the whole machine decides whether a slot is free (before 2.6.33's release)",
+            Delta::HB02 => {
+                "a breakpoint that is refused after its slot was reserved keeps the slot for ever (to 2.6.33-rc)"
+            }
+            Delta::HB03 => "a task's breakpoints are counted against the task that has most (to 2.6.33-rc)",
+            Delta::HB14 => "a task's breakpoints are counted in its context, also when they have left it (to 2.6.35)",
+            Delta::HB22 => {
+                "slots are reserved on the CPUs that are online, and given back on those that are then (to 3.10)"
+            }
+            Delta::HB23 => "a task's breakpoints of any CPU are left out when those of one are counted (to 3.10)",
+            Delta::HB31 => {
+                "the #DB handler stops at the first slot without an owner, and loses the hits above it (to 5.11-rc6)"
+            }
             Delta::H01 => "a re-entry inside KVM's run loop loads a stale DR6 over the guest's (5.7 to 6.13)",
             Delta::H05 => "host breakpoints stay armed on the way into a guest that uses none (to 5.13)",
             Delta::H07 => "a GD exit to the debugger carries the guest's DR6 on VMX (to 5.6)",
@@ -143,14 +195,27 @@ impl Delta {
         }
     }
 
-    const fn bit(self) -> u16 {
+    const fn bit(self) -> u64 {
         1 << self as u8
     }
 
-    /// Whether a KVM half behaves differently with it.
-    const fn concerns(self, kvm: KvmHalf) -> bool {
+    /// Whether the two halves behave differently with it.
+    const fn concerns(self, host: HostHalf, kvm: KvmHalf) -> bool {
         use KvmHalf::{Lean, Linux2_6_30, Linux2_6_33, Linux5_15, PerfSched, Skip};
         match (self, kvm) {
+            (
+                Delta::Announce
+                | Delta::Histogram
+                | Delta::WprobeOr
+                | Delta::HB01
+                | Delta::HB02
+                | Delta::HB03
+                | Delta::HB14
+                | Delta::HB22
+                | Delta::HB23
+                | Delta::HB31,
+                _,
+            ) => matches!(host, HostHalf::Perf),
             (Delta::H01, half) => matches!(half, Linux5_15),
             (Delta::H05, half) => matches!(half, Linux2_6_33 | Linux5_15 | Skip | Lean),
             (Delta::H08 | Delta::H16, half) => matches!(half, Linux2_6_30 | Linux2_6_33),
@@ -172,12 +237,12 @@ pub struct Named {
     /// Its KVM half.
     pub kvm: KvmHalf,
     /// The deltas that it has by nature.
-    natural: u16,
+    natural: u64,
     /// What it is, in a line.
     pub line: &'static str,
 }
 
-const fn deltas(list: &[Delta]) -> u16 {
+const fn deltas(list: &[Delta]) -> u64 {
     let (mut bits, mut i) = (0, 0);
     while i < list.len() {
         bits |= list[i].bit();
@@ -196,22 +261,22 @@ pub const NAMED: [Named; 9] = [
         natural: deltas(&OLD) | deltas(&[Delta::H08]),
         line: "reads the host's registers at every entry and writes them back at every exit" },
     Named { name: "linux-2.6.33", host: HostHalf::Perf, kvm: KvmHalf::Linux2_6_33,
-        natural: deltas(&OLD) | deltas(&[Delta::H05]),
+        natural: deltas(&OLD) | deltas(&[Delta::H05, Delta::HB31, Delta::WprobeOr]),
         line: "loads the guest's if it uses any, restores the host's from the shadow if that is active" },
-    Named { name: "perf-sched", host: HostHalf::Perf, kvm: KvmHalf::PerfSched, natural: 0,
+    Named { name: "perf-sched", host: HostHalf::Perf, kvm: KvmHalf::PerfSched, natural: deltas(&[Delta::WprobeOr]),
         line: "Frederic's answer: counters are scheduled out before entry and in after exit" },
-    Named { name: "skip", host: HostHalf::Perf, kvm: KvmHalf::Skip, natural: deltas(&[Delta::H05]),
+    Named { name: "skip", host: HostHalf::Perf, kvm: KvmHalf::Skip, natural: deltas(&[Delta::H05, Delta::WprobeOr]),
         line: "Jan's wish: nothing is written on the way out unless the guest has breakpoints" },
-    Named { name: "lean", host: HostHalf::Perf, kvm: KvmHalf::Lean, natural: 0,
+    Named { name: "lean", host: HostHalf::Perf, kvm: KvmHalf::Lean, natural: deltas(&[Delta::WprobeOr]),
         line: "quiet entry; only enabled slots are loaded and refreshed" },
     Named { name: "linux-5.15", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15,
-        natural: deltas(&[Delta::H01, Delta::HB34]),
+        natural: deltas(&[Delta::H01, Delta::HB34, Delta::WprobeOr]),
         line: "lazy guest access; quiet entry; DR6 is loaded for a guest that uses it only" },
-    Named { name: "debian-6.12", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15, natural: 0,
+    Named { name: "debian-6.12", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15, natural: deltas(&[Delta::WprobeOr]),
         line: "linux-5.15 with the stable fixes of Debian's 6.12.95: H-01 and HB-34" },
-    Named { name: "linux-6.14", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15, natural: 0,
+    Named { name: "linux-6.14", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15, natural: deltas(&[Delta::WprobeOr]),
         line: "as linux-5.15; DR6 is loaded once, outside the run loop (6.14), DR7 disarmed with 0x400 (6.16)" },
-    Named { name: "linux", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15, natural: 0,
+    Named { name: "linux", host: HostHalf::Perf, kvm: KvmHalf::Linux5_15, natural: deltas(&[Delta::WprobeOr]),
         line: "the newest Linux: linux-6.14" },
 ];
 
@@ -223,7 +288,7 @@ pub struct Policy {
     pub host: HostHalf,
     /// What KVM does.
     pub kvm: KvmHalf,
-    deltas: u16,
+    deltas: u64,
 }
 
 /// Why a text names no policy.
@@ -271,7 +336,7 @@ impl Policy {
             let Some(delta) = Delta::ALL.into_iter().find(|delta| delta.id() == id) else {
                 return Err(PolicyError::UnknownDelta(id.to_owned()));
             };
-            if !delta.concerns(named.kvm) {
+            if !delta.concerns(named.host, named.kvm) {
                 return Err(PolicyError::Unconcerned(delta.id(), named.name, ids(&policy.concerned())));
             }
             match state {
@@ -294,9 +359,16 @@ impl Policy {
         self.deltas & delta.bit() != 0
     }
 
+    /// Whether the slot rule is kept as numbers: by itself, or because a bug in keeping them is switched on.
+    pub(crate) const fn keeps_numbers(&self) -> bool {
+        const NUMBERS: u64 =
+            deltas(&[Delta::Histogram, Delta::HB01, Delta::HB03, Delta::HB14, Delta::HB22, Delta::HB23]);
+        self.deltas & NUMBERS != 0
+    }
+
     /// The deltas that make a difference to this policy.
     pub fn concerned(&self) -> Vec<Delta> {
-        Delta::ALL.into_iter().filter(|delta| delta.concerns(self.kvm)).collect()
+        Delta::ALL.into_iter().filter(|delta| delta.concerns(self.host, self.kvm)).collect()
     }
 }
 

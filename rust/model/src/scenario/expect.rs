@@ -2,7 +2,8 @@
 
 use super::ScenarioError;
 use super::lex::{Word, Words, is_name, parse_number};
-use super::names::{Named, Names, is_errno};
+use super::line::counter_of;
+use super::names::{Names, is_errno};
 use crate::{CounterId, Errno, Holder, Outcome, Vector};
 
 /// The right side of `=>`.
@@ -21,8 +22,10 @@ pub enum Expectation {
     Refused,
     /// A number.
     Value(u64),
-    /// `hit NAME...`.
-    Hit(Vec<CounterId>),
+    /// `hit NAME...`; NAME may be `kgdb`.
+    Hit { counters: Vec<CounterId>, kgdb: bool },
+    /// `endless`: the same #DB for ever.
+    Endless,
     /// `sigtrap [dr6=V]`.
     Sigtrap(Option<u64>),
     /// `#XX [dr6=V] [fault]`.
@@ -35,7 +38,7 @@ pub enum Expectation {
     Slots(Vec<(usize, Holder)>),
 }
 
-const ALLOWED: &str = "ok, nothing, refused, a new name, an errno, a number, hit NAME.., sigtrap [dr6=V], #DB [dr6=V] [fault], \
+const ALLOWED: &str = "ok, nothing, refused, endless, a new name, an errno, a number, hit NAME.., sigtrap [dr6=V], #DB [dr6=V] [fault], \
                        #UD, #GP, exit debug [dr6=V] [dr7=V], dr0=V.. or s0=NAME..";
 
 pub(super) fn parse(words: &mut Words<'_>, names: &mut Names, may_bind: bool) -> Result<Expectation, ScenarioError> {
@@ -44,12 +47,19 @@ pub(super) fn parse(words: &mut Words<'_>, names: &mut Names, may_bind: bool) ->
         "ok" => Expectation::Ok,
         "nothing" => Expectation::Nothing,
         "refused" => Expectation::Refused,
+        "endless" => Expectation::Endless,
         "hit" => {
-            let mut counters = vec![counter(words.expect("the name of a counter")?, names)?];
-            while let Some(word) = words.next() {
-                counters.push(counter(word, names)?);
+            let (mut counters, mut kgdb) = (Vec::new(), false);
+            let mut next = Some(words.expect("the name of a counter")?);
+            while let Some(word) = next {
+                if word.text == "kgdb" {
+                    kgdb = true
+                } else {
+                    counters.push(counter_of(word, names)?)
+                }
+                next = words.next();
             }
-            Expectation::Hit(counters)
+            Expectation::Hit { counters, kgdb }
         }
         "sigtrap" => {
             let [dr6] = fields(words, ["dr6"])?;
@@ -70,23 +80,13 @@ pub(super) fn parse(words: &mut Words<'_>, names: &mut Names, may_bind: bool) ->
         text if is_name(text) && may_bind => Expectation::Bind(names.add_counter(word)?),
         text if is_name(text) => {
             return Err(
-                word.error(format!("found '{text}', but only perf_event_open can be named: allowed are {ALLOWED}"))
+                word.error(format!("found '{text}', but only a breakpoint can be named: allowed are {ALLOWED}"))
             );
         }
         text => return Err(word.error(format!("found '{text}', allowed are {ALLOWED}"))),
     };
     words.finish("the expectation")?;
     Ok(expectation)
-}
-
-fn counter(word: Word<'_>, names: &Names) -> Result<CounterId, ScenarioError> {
-    match names.get(word.text) {
-        Some(Named::Counter(id)) => Ok(id),
-        _ => {
-            Err(word
-                .error(format!("found '{}', allowed is the name of a counter that a line above has bound", word.text)))
-        }
-    }
 }
 
 fn exception(word: Word<'_>, words: &mut Words<'_>) -> Result<Expectation, ScenarioError> {
@@ -139,7 +139,7 @@ fn state(first: Word<'_>, words: &mut Words<'_>, names: &Names) -> Result<Expect
                 let holder = match text {
                     "none" => Holder::Nobody,
                     "kgdb" => Holder::Kgdb,
-                    _ => Holder::Counter(counter(Word { text, column, ..word }, names)?),
+                    _ => Holder::Counter(counter_of(Word { text, column, ..word }, names)?),
                 };
                 slots.push((n as usize, holder));
             }
@@ -165,18 +165,23 @@ impl Expectation {
         match (self, outcome) {
             (Expectation::Ok, Outcome::Ok)
             | (Expectation::Bind(_), Outcome::Bound(_))
-            | (Expectation::Refused, Outcome::Refused(_)) => true,
-            (Expectation::Nothing, Outcome::Hits { counters, sigtrap }) => counters.is_empty() && sigtrap.is_none(),
-            (Expectation::Errno(name), Outcome::Refused(refusal)) => Errno::from_name(name) == Some(refusal.errno),
+            | (Expectation::Refused, Outcome::Refused(_))
+            | (Expectation::Endless, Outcome::Endless) => true,
+            (Expectation::Nothing, Outcome::Hits { counters, kgdb, sigtrap }) => {
+                counters.is_empty() && !kgdb && sigtrap.is_none()
+            }
+            (Expectation::Errno(name), Outcome::Refused(refusal)) => {
+                refusal.errno.is_some() && Errno::from_name(name) == refusal.errno
+            }
             (Expectation::Value(value), Outcome::Value(observed)) => value == observed,
-            (Expectation::Hit(expected), Outcome::Hits { counters, .. }) => {
+            (Expectation::Hit { counters: expected, kgdb }, Outcome::Hits { counters, kgdb: entered, .. }) => {
                 // Which slot comes first is not the scenario's business.
                 let key = |id: &CounterId| id.0;
                 let mut hit: Vec<_> = counters.iter().filter_map(|&id| symbol(id)).collect();
                 let mut expected = expected.clone();
                 hit.sort_by_key(key);
                 expected.sort_by_key(key);
-                hit.len() == counters.len() && hit == expected
+                hit.len() == counters.len() && hit == expected && kgdb == entered
             }
             (Expectation::Sigtrap(dr6), Outcome::Hits { sigtrap: Some(observed), .. }) => free(*dr6, *observed),
             (

@@ -5,23 +5,33 @@ use debugreg::trip::{Access, What};
 use super::ScenarioError;
 use super::lex::{Word, Words, parse_number};
 use super::names::{Named, Names, cpu_number};
-use crate::{Attr, BpType, Changes, CounterId, CpuId, Event, ExitReason, GuestDebug, Nmi, TaskId, VcpuId};
+use crate::{
+    Attr, BpType, Changes, CounterId, CpuId, Event, ExitReason, GuestDebug, Insn, Kgdb, Nmi, Scope, TaskId, VcpuId,
+};
 
 const TASK_EVENTS: &str =
     "perf_event_open, ptrace_poke, ptrace_peek, attach, detach, fork, exec, exit, migrate, load, store, execute";
 const COUNTER_EVENTS: &str = "close, enable, disable, count, modify";
 const VCPU_EVENTS: &str = "vm_entry, vm_exit, load, store, execute, io, mov_to_dr, mov_from_dr, set_guest_debug, \
                            get_debugregs, set_debugregs, init";
-const CPU_EVENTS: &str = "sched_switch, registers, refresh, hardware, owed, slots, nmi";
+const CPU_EVENTS: &str = "sched_switch, offline, online, registers, refresh, hardware, owed, slots, nmi, kgdb_enter, \
+                          kgdb_set, kgdb_clear, kgdb_resume, modify_wide_hw_breakpoint_local";
+const KERNEL_EVENTS: &str = "register_kernel_hw_breakpoint, register_wide_hw_breakpoint, register_user_hw_breakpoint, \
+                             unregister_hw_breakpoint";
+const NMI_ACTIONS: &str = "kgdb_set KIND A L, kgdb_clear A, kgdb_announce N and kgdb_release N";
 
 /// Reads an event up to `@`, `=>` or the end.
 pub(super) fn parse_event(words: &mut Words<'_>, names: &mut Names) -> Result<Event, ScenarioError> {
     let actor = words.expect("an actor")?;
     let named = names.get(actor.text);
-    if named.is_none() && cpu_number(actor.text).is_none() {
+    let is_kernel = actor.text == "kernel";
+    if named.is_none() && cpu_number(actor.text).is_none() && !is_kernel {
         return Err(actor.error(format!("found '{}', allowed is an actor: {}", actor.text, names.actors_listed())));
     }
     let event = words.expect("an event")?;
+    if is_kernel {
+        return kernel_event(event, words, names);
+    }
     match named {
         Some(Named::Task(task)) => task_event(task, event, words, names),
         Some(Named::Counter(counter)) => counter_event(counter, event, words),
@@ -56,7 +66,7 @@ fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut 
         "migrate" => Event::Migrate(task, names.cpu(words.expect("a CPU")?)?),
         "load" | "store" | "execute" => {
             let access = access(event, words)?;
-            let [mode] = Arguments::read(words, &["mode"], &[])?.values;
+            let [mode, insn] = Arguments::read(words, &["mode", "insn"], &[])?.values;
             let kernel = match mode.map(|mode| (mode, mode.text)) {
                 Some((_, "kernel")) => true,
                 None | Some((_, "user")) => false,
@@ -64,7 +74,7 @@ fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut 
                     return Err(mode.error(format!("mode: found '{text}', allowed are kernel and user")));
                 }
             };
-            Event::TaskAccess { task, access, kernel }
+            Event::TaskAccess { task, access, insn: instruction(insn, event)?, kernel }
         }
         _ => return Err(unknown(event, "a task", TASK_EVENTS)),
     };
@@ -87,7 +97,7 @@ fn counter_event(counter: CounterId, event: Word<'_>, words: &mut Words<'_>) -> 
             Event::Modify(
                 counter,
                 Changes {
-                    bp_type: arguments.values[0].map(bp_type).transpose()?,
+                    bp_type: arguments.values[0].map(|value| bp_type(KEYS[0], value)).transpose()?,
                     bp_addr: arguments.number(KEYS, 1)?,
                     bp_len: arguments.number(KEYS, 2)?,
                     disabled: flag(3)?,
@@ -118,15 +128,18 @@ fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Ev
         }
         "load" | "store" | "execute" => {
             let access = access(event, words)?;
-            let emulated = Arguments::<0>::read(words, &[], &["emulated"])?.flags.contains(&"emulated");
-            Event::GuestAccess { vcpu, access, emulated }
+            let arguments = Arguments::read(words, &["insn"], &["emulated"])?;
+            let [insn] = arguments.values;
+            let emulated = arguments.flags.contains(&"emulated");
+            Event::GuestAccess { vcpu, access, insn: instruction(insn, event)?, emulated }
         }
         "io" => {
             let address = words.expect("a port")?.number("the port")?;
             let bytes = length(words.expect("a length")?)?;
             // The language has no way to set CR4.DE, and KVM intercepts the instruction anyway.
             let what = What::Io { debug_extensions: false };
-            Event::GuestAccess { vcpu, access: Access { what, address, bytes }, emulated: true }
+            let access = Access { what, address, bytes };
+            Event::GuestAccess { vcpu, access, insn: Insn::Plain, emulated: true }
         }
         "mov_to_dr" | "mov_from_dr" => {
             let word = words.expect("a register number")?;
@@ -198,10 +211,91 @@ fn cpu_event(cpu: CpuId, event: Word<'_>, words: &mut Words<'_>, names: &Names) 
         "hardware" => Event::Hardware(cpu),
         "owed" => Event::Owed(cpu),
         "slots" => Event::Slots(cpu),
+        "offline" => Event::Offline(cpu),
+        "online" => Event::Online(cpu),
         "nmi" => Event::Nmi(cpu, nmi(words)?),
+        "kgdb_enter" => Event::Kgdb(cpu, Kgdb::Enter),
+        "kgdb_set" => {
+            let (kind, address, length) = breakpoint(words)?;
+            Event::Kgdb(cpu, Kgdb::Set(kind, address, length))
+        }
+        "kgdb_clear" => Event::Kgdb(cpu, Kgdb::Clear(words.expect("an address")?.number("the address")?)),
+        "kgdb_resume" => Event::Kgdb(cpu, Kgdb::Resume),
+        "modify_wide_hw_breakpoint_local" => {
+            let counter = counter_of(words.expect("the name of a breakpoint")?, names)?;
+            let (kind, address, length) = breakpoint(words)?;
+            Event::ModifyWideLocal { cpu, counter, attr: Attr::kernel(kind, address, length) }
+        }
         _ => return Err(unknown(event, "a CPU", CPU_EVENTS)),
     })
 }
+
+fn kernel_event(event: Word<'_>, words: &mut Words<'_>, names: &Names) -> Result<Event, ScenarioError> {
+    let on = match event.text {
+        "register_kernel_hw_breakpoint" => {
+            let word = words.expect("cpu=N")?;
+            let number = word
+                .text
+                .strip_prefix("cpu=")
+                .ok_or_else(|| word.error(format!("found '{}', allowed is cpu=N, the number of a CPU", word.text)))?;
+            let number = Word { text: number, column: word.column + 4, ..word };
+            let cpu = format!("cpu{}", number.number("cpu")?);
+            Scope::Cpu(names.cpu(Word { text: &cpu, ..number })?)
+        }
+        "register_wide_hw_breakpoint" => Scope::Wide,
+        "register_user_hw_breakpoint" => Scope::Task(names.task_of(words.expect("a task")?)?),
+        "unregister_hw_breakpoint" => {
+            let counter = counter_of(words.expect("the name of a breakpoint")?, names)?;
+            return Ok(Event::UnregisterHwBreakpoint(counter));
+        }
+        _ => return Err(unknown(event, "the kernel", KERNEL_EVENTS)),
+    };
+    let (kind, address, length) = breakpoint(words)?;
+    let attr = match on {
+        Scope::Task(_) => Attr::ptrace(kind, address, length, false),
+        Scope::Cpu(_) | Scope::Wide => Attr::kernel(kind, address, length),
+    };
+    Ok(Event::RegisterHwBreakpoint { on, attr })
+}
+
+/// `KIND A L`.
+fn breakpoint(words: &mut Words<'_>) -> Result<(BpType, u64, u64), ScenarioError> {
+    let kind = bp_type("the kind", words.expect("a kind: r, w, rw or x")?)?;
+    let address = words.expect("an address")?.number("the address")?;
+    let length = words.expect("a length")?.number("the length")?;
+    Ok((kind, address, length))
+}
+
+/// `insn=`.
+fn instruction(insn: Option<Word<'_>>, event: Word<'_>) -> Result<Insn, ScenarioError> {
+    let Some(word) = insn else { return Ok(Insn::Plain) };
+    let executes = event.text == "execute";
+    let found = match word.text {
+        "popf_tf" => Insn::PopfTf,
+        "icebp" if executes => Insn::Icebp,
+        "xchg" if !executes => Insn::Xchg,
+        "cmpxchg" if !executes => Insn::Cmpxchg,
+        "movss" if event.text == "load" => Insn::MovSs,
+        text if !executes && text.starts_with("rep:") => {
+            let count = Word { text: &text[4..], column: word.column + 4, ..word };
+            match count.number("the count of rep")? {
+                more if more > REP_MOST => {
+                    return Err(count.error(format!("the count of rep: found {more}, allowed is 0 to {REP_MOST}")));
+                }
+                number => Insn::Rep(number),
+            }
+        }
+        text => {
+            const ALLOWED: &str =
+                "popf_tf; icebp for execute; rep:N, xchg and cmpxchg for load and store; movss for load";
+            return Err(word.error(format!("insn: found '{text}' with {}, allowed are {ALLOWED}", event.text)));
+        }
+    };
+    Ok(found)
+}
+
+/// More iterations than this say nothing new, and each is an event.
+const REP_MOST: u64 = 4096;
 
 fn nmi(words: &mut Words<'_>) -> Result<Nmi, ScenarioError> {
     let Some(action) = words.peek().filter(|word| word.text != "=>" && !word.text.starts_with('@')) else {
@@ -209,9 +303,14 @@ fn nmi(words: &mut Words<'_>) -> Result<Nmi, ScenarioError> {
     };
     words.next();
     let make = match action.text {
+        "kgdb_set" => {
+            let (kind, address, length) = breakpoint(words)?;
+            return Ok(Nmi::KgdbSet(kind, address, length));
+        }
+        "kgdb_clear" => return Ok(Nmi::KgdbClear(words.expect("an address")?.number("the address")?)),
         "kgdb_announce" => Nmi::KgdbAnnounce,
         "kgdb_release" => Nmi::KgdbRelease,
-        text => return Err(action.error(format!("found '{text}', allowed are kgdb_announce N and kgdb_release N"))),
+        text => return Err(action.error(format!("found '{text}', allowed are {NMI_ACTIONS}"))),
     };
     let word = words.expect("a slot")?;
     let slot = word.number("the slot")?;
@@ -220,13 +319,14 @@ fn nmi(words: &mut Words<'_>) -> Result<Nmi, ScenarioError> {
 }
 
 fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<Event, ScenarioError> {
-    const KEYS: [&str; 4] = ["bp_type", "bp_addr", "bp_len", "on"];
-    const FLAGS: [&str; 5] = ["pinned", "disabled", "inherit", "exclude_user", "exclude_kernel"];
-    let arguments = Arguments::<4>::read(words, &KEYS, &FLAGS)?;
+    const KEYS: [&str; 5] = ["bp_type", "bp_addr", "bp_len", "on", "group"];
+    const FLAGS: [&str; 7] =
+        ["pinned", "disabled", "inherit", "exclude_user", "exclude_kernel", "sigtrap", "remove_on_exec"];
+    let arguments = Arguments::<5>::read(words, &KEYS, &FLAGS)?;
     let missing = |key: &str| words.error(format!("perf_event_open needs {key}="));
     let flag = |name: &str| arguments.flags.contains(&name);
     let attr = Attr {
-        bp_type: bp_type(arguments.values[0].ok_or_else(|| missing("bp_type"))?)?,
+        bp_type: bp_type("bp_type", arguments.values[0].ok_or_else(|| missing("bp_type"))?)?,
         bp_addr: arguments.number(KEYS, 1)?.ok_or_else(|| missing("bp_addr"))?,
         bp_len: arguments.number(KEYS, 2)?.ok_or_else(|| missing("bp_len"))?,
         pinned: flag("pinned"),
@@ -234,7 +334,11 @@ fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<E
         inherit: flag("inherit"),
         exclude_user: flag("exclude_user"),
         exclude_kernel: flag("exclude_kernel"),
+        sigtrap: flag("sigtrap"),
+        // The kernel takes sigtrap only with it, and nobody who wants the one has a choice about the other.
+        remove_on_exec: flag("remove_on_exec") || flag("sigtrap"),
     };
+    let group = arguments.values[4].map(|word| counter_of(word, names)).transpose()?;
     let (task, cpu) = match arguments.values[3] {
         None => (Some(by), None),
         Some(on) => match on.text.split_once('@') {
@@ -247,14 +351,24 @@ fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<E
             None => (Some(names.task_of(on)?), None),
         },
     };
-    Ok(Event::PerfEventOpen { by, attr, task, cpu })
+    Ok(Event::PerfEventOpen { by, attr, task, cpu, group })
 }
 
-fn bp_type(value: Word<'_>) -> Result<BpType, ScenarioError> {
+pub(super) fn counter_of(word: Word<'_>, names: &Names) -> Result<CounterId, ScenarioError> {
+    match names.get(word.text) {
+        Some(Named::Counter(id)) => Ok(id),
+        _ => {
+            const ALLOWED: &str = "the name of a counter that a line above has bound";
+            Err(word.error(format!("found '{}', allowed is {ALLOWED}", word.text)))
+        }
+    }
+}
+
+fn bp_type(what: &str, value: Word<'_>) -> Result<BpType, ScenarioError> {
     BpType::ALL
         .into_iter()
         .find(|bp_type| bp_type.name() == value.text)
-        .ok_or_else(|| value.error(format!("bp_type: found '{}', allowed are r, w, rw and x", value.text)))
+        .ok_or_else(|| value.error(format!("{what}: found '{}', allowed are r, w, rw and x", value.text)))
 }
 
 fn access(event: Word<'_>, words: &mut Words<'_>) -> Result<Access, ScenarioError> {

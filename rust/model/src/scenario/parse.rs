@@ -159,7 +159,7 @@ fn read_line(words: &[Word<'_>], names: &mut Names) -> Result<Line, ScenarioErro
     let expectation = match words.next() {
         None => None,
         Some(arrow) if arrow.text == "=>" => {
-            let may_bind = matches!(event, Event::PerfEventOpen { .. });
+            let may_bind = matches!(event, Event::PerfEventOpen { .. } | Event::RegisterHwBreakpoint { .. });
             Some(expect::parse(&mut words, names, may_bind)?)
         }
         Some(word) => return Err(word.error(format!("found '{}', allowed is => or the end of the line", word.text))),
@@ -202,7 +202,8 @@ fn within(key: &str, value: Word<'_>, low: u64, high: u64) -> Result<u64, Scenar
 const BIT: [(&str, bool); 2] = [("0", false), ("1", true)];
 
 fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioError> {
-    const ALLOWED: &str = "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, cpu=";
+    const ALLOWED: &str =
+        "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, kprobes=, kgdb=, cpu=";
     let mut seen = Vec::new();
     while let Some(word) = words.next() {
         let (key, value) = key_value(word, &mut seen, ALLOWED)?;
@@ -220,6 +221,8 @@ fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), Scenari
             "hypervisor" => options.hypervisor = one_of(key, value, &BIT)?,
             "fred" => options.fred = one_of(key, value, &BIT)?,
             "disabled_match" => options.disabled_match = one_of(key, value, &BIT)?,
+            "kprobes" => options.kprobes = one_of(key, value, &BIT)?,
+            "kgdb" => options.kgdb_early = one_of(key, value, &[("late", false), ("early", true)])?,
             "cpu" if value.text.is_empty() => options.processor = Processor::Real,
             "cpu" => options.processor = one_of(key, value, &[("tcg", Processor::Tcg)])?,
             "policy" => {

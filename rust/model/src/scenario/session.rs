@@ -77,7 +77,9 @@ impl Session {
         let line = self.parse(text)?;
         let performed = perform_line(self, &line, true);
         let made = |performed: &Performed| match line.event {
-            Event::PerfEventOpen { .. } => matches!(performed.outcome, Some(Outcome::Bound(_))),
+            Event::PerfEventOpen { .. } | Event::RegisterHwBreakpoint { .. } => {
+                matches!(performed.outcome, Some(Outcome::Bound(_)))
+            }
             Event::Fork { .. } => performed.outcome == Some(Outcome::Ok),
             _ => true,
         };
@@ -119,6 +121,7 @@ impl Session {
         match (self.symbol(id), self.machine.counter(id).origin) {
             (Some(symbol), _) => self.names.counter(symbol).to_owned(),
             (None, crate::Origin::Ptrace(dr)) => format!("ptrace-DR{dr}"),
+            (None, crate::Origin::Kgdb(_)) => "kgdb".to_owned(),
             (None, _) => format!("counter {}", self.machine.original(id).0),
         }
     }
@@ -132,6 +135,13 @@ impl Session {
             Event::Disable(symbol) => Event::Disable(bound(symbol)?),
             Event::Count(symbol) => Event::Count(bound(symbol)?),
             Event::Modify(symbol, changes) => Event::Modify(bound(symbol)?, changes),
+            Event::PerfEventOpen { by, attr, task, cpu, group: Some(symbol) } => {
+                Event::PerfEventOpen { by, attr, task, cpu, group: Some(bound(symbol)?) }
+            }
+            Event::UnregisterHwBreakpoint(symbol) => Event::UnregisterHwBreakpoint(bound(symbol)?),
+            Event::ModifyWideLocal { cpu, counter, attr } => {
+                Event::ModifyWideLocal { cpu, counter: bound(counter)?, attr }
+            }
             ref other => other.clone(),
         })
     }
@@ -167,7 +177,14 @@ impl Session {
             Misuse::OtherCpu(task, cpu) => {
                 format!("{} belongs to cpu{}: migrate comes first", self.names.task(task), cpu.0)
             }
-            Misuse::NotExpressible(_) => misuse.to_string(),
+            Misuse::Offline(cpu) => format!("cpu{} is offline: online comes first", cpu.0),
+            Misuse::InKgdb(cpu) => {
+                format!("kgdb has the machine since cpu{} entered it: kgdb_resume comes first", cpu.0)
+            }
+            Misuse::NotWide(counter) => {
+                format!("{} was not registered by register_wide_hw_breakpoint", self.counter_name(counter))
+            }
+            Misuse::NotInKgdb | Misuse::NotExpressible(_) => misuse.to_string(),
         }
     }
 }

@@ -7,8 +7,8 @@ use debugreg::{Dr, Registers, Word};
 
 use super::{Expectation, Names, Scenario, Session};
 use crate::{
-    Attr, Capabilities, Changes, CounterId, CpuId, Event, ExitReason, Field, GuestDebug, Holder, Nmi, Options, Outcome,
-    Processor, Step, TaskId, Vector,
+    Attr, BpType, Capabilities, Changes, CounterId, CpuId, Errno, Event, ExitReason, Field, GuestDebug, Holder, Insn,
+    Kgdb, Nmi, Options, Outcome, Processor, Scope, Step, TaskId, Vector,
 };
 
 /// An event whose counters are symbols.
@@ -16,8 +16,9 @@ pub fn show_event(event: &Event, names: &Names) -> String {
     let task = |id| names.task(id);
     let counter = |id| names.counter(id);
     match *event {
-        Event::PerfEventOpen { by, attr, task: on, cpu } => {
-            format!("{} perf_event_open {}{}", task(by), show_attr(attr), show_target(by, on, cpu, names))
+        Event::PerfEventOpen { by, attr, task: on, cpu, group } => {
+            let group = group.map(|id| format!(" group={}", counter(id))).unwrap_or_default();
+            format!("{} perf_event_open {}{}{group}", task(by), show_attr(attr), show_target(by, on, cpu, names))
         }
         Event::Close(id) => format!("{} close", counter(id)),
         Event::Enable(id) => format!("{} enable", counter(id)),
@@ -34,14 +35,14 @@ pub fn show_event(event: &Event, names: &Names) -> String {
         Event::Exec(id) => format!("{} exec", task(id)),
         Event::Exit(id) => format!("{} exit", task(id)),
         Event::Migrate(id, cpu) => format!("{} migrate cpu{}", task(id), cpu.0),
-        Event::TaskAccess { task: id, access, kernel } => {
+        Event::TaskAccess { task: id, access, insn, kernel } => {
             let mode = if kernel { " mode=kernel" } else { "" };
-            format!("{} {}{mode}", task(id), show_access(access))
+            format!("{} {}{mode}{}", task(id), show_access(access), show_insn(insn))
         }
-        Event::GuestAccess { vcpu, access, emulated } => {
+        Event::GuestAccess { vcpu, access, insn, emulated } => {
             let io = matches!(access.what, What::Io { .. });
             let emulated = if emulated && !io { " emulated" } else { "" };
-            format!("{} {}{emulated}", names.vcpu(vcpu), show_access(access))
+            format!("{} {}{emulated}{}", names.vcpu(vcpu), show_access(access), show_insn(insn))
         }
         Event::MovToDr { vcpu, dr, value, cpl } => {
             format!("{} mov_to_dr {dr} {value:#x}{}", names.vcpu(vcpu), show_cpl(cpl))
@@ -53,7 +54,32 @@ pub fn show_event(event: &Event, names: &Names) -> String {
         Event::Hardware(cpu) => format!("cpu{} hardware", cpu.0),
         Event::Owed(cpu) => format!("cpu{} owed", cpu.0),
         Event::Slots(cpu) => format!("cpu{} slots", cpu.0),
+        Event::Offline(cpu) => format!("cpu{} offline", cpu.0),
+        Event::Online(cpu) => format!("cpu{} online", cpu.0),
+        Event::Kgdb(cpu, Kgdb::Enter) => format!("cpu{} kgdb_enter", cpu.0),
+        Event::Kgdb(cpu, Kgdb::Set(kind, address, length)) => {
+            format!("cpu{} kgdb_set {}", cpu.0, show_breakpoint(kind, address, length))
+        }
+        Event::Kgdb(cpu, Kgdb::Clear(address)) => format!("cpu{} kgdb_clear {address:#x}", cpu.0),
+        Event::Kgdb(cpu, Kgdb::Resume) => format!("cpu{} kgdb_resume", cpu.0),
+        Event::RegisterHwBreakpoint { on, attr: Attr { bp_type, bp_addr, bp_len, .. } } => {
+            let breakpoint = show_breakpoint(bp_type, bp_addr, bp_len);
+            match on {
+                Scope::Cpu(cpu) => format!("kernel register_kernel_hw_breakpoint cpu={} {breakpoint}", cpu.0),
+                Scope::Wide => format!("kernel register_wide_hw_breakpoint {breakpoint}"),
+                Scope::Task(id) => format!("kernel register_user_hw_breakpoint {} {breakpoint}", task(id)),
+            }
+        }
+        Event::UnregisterHwBreakpoint(id) => format!("kernel unregister_hw_breakpoint {}", counter(id)),
+        Event::ModifyWideLocal { cpu, counter: id, attr: Attr { bp_type, bp_addr, bp_len, .. } } => {
+            let breakpoint = show_breakpoint(bp_type, bp_addr, bp_len);
+            format!("cpu{} modify_wide_hw_breakpoint_local {} {breakpoint}", cpu.0, counter(id))
+        }
         Event::Nmi(cpu, Nmi::Plain) => format!("cpu{} nmi", cpu.0),
+        Event::Nmi(cpu, Nmi::KgdbSet(kind, address, length)) => {
+            format!("cpu{} nmi kgdb_set {}", cpu.0, show_breakpoint(kind, address, length))
+        }
+        Event::Nmi(cpu, Nmi::KgdbClear(address)) => format!("cpu{} nmi kgdb_clear {address:#x}", cpu.0),
         Event::Nmi(cpu, Nmi::KgdbAnnounce(slot)) => format!("cpu{} nmi kgdb_announce {slot}", cpu.0),
         Event::Nmi(cpu, Nmi::KgdbRelease(slot)) => format!("cpu{} nmi kgdb_release {slot}", cpu.0),
         Event::VmEntry(vcpu) => format!("{} vm_entry", names.vcpu(vcpu)),
@@ -80,6 +106,8 @@ fn show_attr(attr: Attr) -> String {
         (attr.inherit, "inherit"),
         (attr.exclude_user, "exclude_user"),
         (attr.exclude_kernel, "exclude_kernel"),
+        (attr.sigtrap, "sigtrap"),
+        (attr.remove_on_exec && !attr.sigtrap, "remove_on_exec"),
     ];
     for (_, name) in flags.into_iter().filter(|(set, _)| *set) {
         text.push(' ');
@@ -121,6 +149,22 @@ fn show_access(access: debugreg::trip::Access) -> String {
     format!("{event} {:#x} {}", access.address, access.bytes)
 }
 
+fn show_insn(insn: Insn) -> String {
+    match insn {
+        Insn::Plain => String::new(),
+        Insn::Rep(count) => format!(" insn=rep:{count}"),
+        Insn::Xchg => " insn=xchg".to_owned(),
+        Insn::Cmpxchg => " insn=cmpxchg".to_owned(),
+        Insn::MovSs => " insn=movss".to_owned(),
+        Insn::PopfTf => " insn=popf_tf".to_owned(),
+        Insn::Icebp => " insn=icebp".to_owned(),
+    }
+}
+
+fn show_breakpoint(kind: BpType, address: u64, length: u64) -> String {
+    format!("{} {address:#x} {length}", kind.name())
+}
+
 fn show_cpl(cpl: u8) -> String {
     if cpl == 0 { String::new() } else { format!(" cpl={cpl}") }
 }
@@ -154,14 +198,16 @@ fn show_debug(debug: GuestDebug) -> String {
 pub fn show_outcome(outcome: &Outcome, session: &Session) -> String {
     match outcome {
         Outcome::Ok => "ok".to_owned(),
+        Outcome::Endless => "endless".to_owned(),
         Outcome::Value(value) if *value < 10 => value.to_string(),
         Outcome::Value(value) => format!("{value:#x}"),
         Outcome::Bound(id) => session.counter_name(*id),
-        Outcome::Refused(refusal) => refusal.errno.name(),
-        Outcome::Hits { counters, sigtrap } => {
+        Outcome::Refused(refusal) => refusal.errno.map_or_else(|| "refused".to_owned(), Errno::name),
+        Outcome::Hits { counters, kgdb, sigtrap } => {
             let mut parts = Vec::new();
-            if !counters.is_empty() {
-                let names: Vec<_> = counters.iter().map(|&id| session.counter_name(id)).collect();
+            let mut names: Vec<_> = counters.iter().map(|&id| session.counter_name(id)).collect();
+            names.extend(kgdb.then(|| "kgdb".to_owned()));
+            if !names.is_empty() {
                 parts.push(format!("hit {}", names.join(" ")));
             }
             parts.extend(sigtrap.map(|dr6| format!("sigtrap dr6={dr6:#010x}")));
@@ -211,9 +257,13 @@ pub(super) fn show_expectation(expectation: &Expectation, names: &Names) -> Stri
         Expectation::Bind(symbol) => counter(*symbol),
         Expectation::Errno(name) => name.clone(),
         Expectation::Refused => "refused".to_owned(),
+        Expectation::Endless => "endless".to_owned(),
         Expectation::Value(value) if *value < 10 => value.to_string(),
         Expectation::Value(value) => format!("{value:#x}"),
-        Expectation::Hit(ids) => format!("hit {}", ids.iter().map(|&id| counter(id)).collect::<Vec<_>>().join(" ")),
+        Expectation::Hit { counters, kgdb } => {
+            let names = counters.iter().map(|&id| counter(id)).chain(kgdb.then(|| "kgdb".to_owned()));
+            format!("hit {}", names.collect::<Vec<_>>().join(" "))
+        }
         Expectation::Sigtrap(dr6) => format!("sigtrap{}", field("dr6", *dr6)),
         Expectation::Exception { vector, dr6, fault } => {
             format!("{}{}{}", show_vector(*vector), field("dr6", *dr6), if *fault { " fault" } else { "" })
@@ -262,6 +312,8 @@ fn show_word(word: Word) -> String {
         Word::Owner(slot) => format!("bp_per_reg[{}]", slot.index()),
         Word::Address(slot) => format!("cpu_debugreg[{}]", slot.index()),
         Word::Control => "cpu_dr7".to_owned(),
+        Word::Announced => "announced".to_owned(),
+        Word::Lent => "lent".to_owned(),
     }
 }
 
@@ -324,9 +376,13 @@ fn show_options(scenario: &Scenario) -> String {
         ("hypervisor", options.hypervisor, default.hypervisor),
         ("fred", options.fred, default.fred),
         ("disabled_match", options.disabled_match, default.disabled_match),
+        ("kprobes", options.kprobes, default.kprobes),
     ];
     for (key, value, _) in bits.into_iter().filter(|(_, value, default)| value != default) {
         let _ = write!(text, " {key}={}", u8::from(value));
+    }
+    if options.kgdb_early {
+        text.push_str(" kgdb=early");
     }
     if options.processor == Processor::Tcg {
         text.push_str(" cpu=tcg");

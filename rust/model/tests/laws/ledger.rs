@@ -44,7 +44,7 @@ impl Default for Guest {
 impl Ledger {
     pub(crate) fn record(&mut self, event: &Event, outcome: &Outcome) {
         match (event, outcome) {
-            (&Event::PerfEventOpen { by, attr, task, cpu }, Outcome::Bound(id)) => {
+            (&Event::PerfEventOpen { by, attr, task, cpu, .. }, Outcome::Bound(id)) => {
                 let tasks = task.map(|task| vec![task]);
                 self.counters.insert(id.0, Asked { attr, cpu, tasks, enabled: !attr.disabled, descriptors: vec![by] });
             }

@@ -116,7 +116,7 @@ proptest! {
         }
         let by = walk.machine.add_task(CpuId(0), Capabilities::Root);
         for cpu in [0, 0, 0, 0, 1, 1, 1, 1].map(CpuId) {
-            let open = Event::PerfEventOpen { by, attr: Attr::write(0x1000, 8), task: None, cpu: Some(cpu) };
+            let open = Event::PerfEventOpen { by, attr: Attr::write(0x1000, 8), task: None, cpu: Some(cpu), group: None };
             prop_assert!(matches!(walk.machine.apply(&open, &mut ()), Ok(Outcome::Bound(_))));
         }
     }
@@ -154,7 +154,7 @@ proptest! {
                 Some(cpu) => fits(cpu),
                 None => (0..CPUS).map(CpuId).all(fits),
             };
-            let event = Event::PerfEventOpen { by: walk.tasks[0], attr: Attr::write(0x1000, 8), task, cpu };
+            let event = Event::PerfEventOpen { by: walk.tasks[0], attr: Attr::write(0x1000, 8), task, cpu, group: None };
             match walk.machine.apply(&event, &mut ()) {
                 Ok(Outcome::Bound(id)) => {
                     prop_assert!(admitted, "{:?} was admitted", event);
@@ -162,7 +162,7 @@ proptest! {
                 }
                 Ok(Outcome::Refused(refusal)) => {
                     prop_assert!(!admitted, "{:?} was refused", event);
-                    prop_assert_eq!(refusal.errno, Errno::ENOSPC);
+                    prop_assert_eq!(refusal.errno, Some(Errno::ENOSPC));
                     prop_assert!(!refusal.holders.is_empty());
                     prop_assert!(refusal.holders.iter().all(|holder| open.iter().any(|(id, ..)| id == holder)));
                 }

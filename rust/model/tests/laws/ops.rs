@@ -58,6 +58,8 @@ pub(crate) fn attr() -> impl Strategy<Value = Attr> {
         inherit,
         exclude_user: user,
         exclude_kernel: !user,
+        sigtrap: false,
+        remove_on_exec: false,
     })
 }
 

@@ -3,7 +3,8 @@
 use debugreg::{Dr7, Registers};
 use debugreg_model::policy::HostHalf;
 use debugreg_model::{
-    Capabilities, CounterId, CpuId, Delta, Event, Holder, Machine, Options, Outcome, Policy, State, TaskId, VcpuId,
+    Capabilities, CounterId, CpuId, Delta, Event, Holder, Insn, Machine, Options, Outcome, Policy, State, TaskId,
+    VcpuId,
 };
 use proptest::prelude::*;
 
@@ -46,7 +47,7 @@ impl Walk {
         Some(match *op {
             Op::Open { by, target, cpu, of_task, attr } => {
                 let task = (of_task || cpu.is_none()).then(|| self.task(target));
-                Event::PerfEventOpen { by: self.task(by), attr, task, cpu: cpu.map(CpuId) }
+                Event::PerfEventOpen { by: self.task(by), attr, task, cpu: cpu.map(CpuId), group: None }
             }
             Op::Close(at) => Event::Close(self.counter(at)?),
             Op::Enable(at) => Event::Enable(self.counter(at)?),
@@ -80,12 +81,16 @@ impl Walk {
                 let tracer = self.machine.task(tracee).tracer.unwrap_or_else(|| self.task(tracer));
                 Event::PtracePoke { tracer, tracee, dr, value }
             }
-            Op::Touch { task, access, kernel } => Event::TaskAccess { task: self.task(task), access, kernel },
+            Op::Touch { task, access, kernel } => {
+                Event::TaskAccess { task: self.task(task), access, insn: Insn::Plain, kernel }
+            }
             Op::Nmi(cpu, nmi) => Event::Nmi(CpuId(cpu), nmi),
             Op::Refresh(cpu) => Event::Refresh(CpuId(cpu)),
             Op::Entry(vcpu) => Event::VmEntry(VcpuId(vcpu)),
             Op::Leave(vcpu, reason) => Event::VmExit(VcpuId(vcpu), reason),
-            Op::Guest { vcpu, access, emulated } => Event::GuestAccess { vcpu: VcpuId(vcpu), access, emulated },
+            Op::Guest { vcpu, access, emulated } => {
+                Event::GuestAccess { vcpu: VcpuId(vcpu), access, insn: Insn::Plain, emulated }
+            }
             Op::Write { vcpu, dr, value } => Event::MovToDr { vcpu: VcpuId(vcpu), dr, value, cpl: 0 },
             Op::Read { vcpu, dr } => Event::MovFromDr { vcpu: VcpuId(vcpu), dr, cpl: 0 },
             Op::Debug(vcpu, debug) => Event::SetGuestDebug(VcpuId(vcpu), debug),

@@ -227,8 +227,8 @@ pub enum ExitReason<'a> {
 pub struct BpAttr {
     /// `type`: 5 is a breakpoint.
     pub attr_type: Option<u64>,
-    /// The word of flags behind `read_format`: bit 0 disabled, 1 inherit, 2 pinned, 5 `exclude_user`, 6
-    /// `exclude_kernel`.
+    /// The word of flags behind `read_format`: bit 0 disabled, 1 inherit, 2 pinned, 4 `exclude_user`, 5
+    /// `exclude_kernel`, 6 `exclude_hv`.
     pub flags: Option<u64>,
     /// `bp_type`: `HW_BREAKPOINT_*`, 1 read, 2 write, 4 execute.
     pub bp_type: Option<u64>,
