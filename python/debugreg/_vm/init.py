@@ -20,6 +20,8 @@ PORT = "/dev/ttyS1"
 SETTINGS = {
     # What the scenarios are about unless they say otherwise; Debian's own default is 3.
     "/proc/sys/kernel/perf_event_paranoid": "2",
+    # Scenarios have low addresses, and execve maps them again for tasks that have no rights.
+    "/proc/sys/vm/mmap_min_addr": "0",
     # The tasks of the world are SCHED_FIFO, and whoever runs is busy: nobody is to be let in between.
     "/proc/sys/kernel/sched_rt_runtime_us": "-1",
     # Since 6.12 the scheduler has a second way to let others in (fair_server); older kernels lack these.

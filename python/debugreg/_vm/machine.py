@@ -96,9 +96,12 @@ class Machine:
         self._log.truncate(0)
         try:
             self._line.send((text, hazardous))
+            result, trouble = self._receive(ANSWER)
         except ConnectionError:
             raise self._ended() from None
-        result, trouble = self._receive(ANSWER)
+        except WorldError as error:
+            # Which one it was is worth knowing.
+            raise WorldError(f"{error}; in the scenario\n{text}") from None
         return result, trouble, self._steps()
 
     def _steps(self) -> bytes:

@@ -25,6 +25,7 @@ mod ptrace;
 pub mod scenario;
 mod step;
 mod task;
+mod tcg;
 mod thread;
 mod vcpu;
 

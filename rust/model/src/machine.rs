@@ -11,6 +11,7 @@ use crate::kgdb::Debugger;
 use crate::policy::{Delta, HostHalf, Policy};
 use crate::step::{Mark, On, Probe, counter_of};
 use crate::task::{Capabilities, Life, Task};
+use crate::tcg::Watchpoints;
 use crate::vcpu::Vcpu;
 use crate::{ContextId, CounterId, CpuId, TaskId, VcpuId};
 
@@ -102,6 +103,8 @@ pub struct Cpu {
     pub is_online: bool,
     /// Under the delta `announce`: what a guest was lent, from its entry to its exit.
     pub(crate) loan: Option<Loan>,
+    /// How an emulator has armed them (`cpu=tcg`).
+    pub(crate) watchpoints: Watchpoints,
     /// The task context that is scheduled in (`cpuctx->task_ctx`).
     pub(crate) task_context: Option<ContextId>,
 }
@@ -129,6 +132,7 @@ impl Machine {
     pub fn new(options: Options, policy: Policy) -> Machine {
         let cpus = (0..options.cpus).map(|cpu| Cpu {
             bank: Bank::RESET,
+            watchpoints: Watchpoints::default(),
             running: TaskId::IDLE,
             guest: None,
             context: ContextId::from(cpu),

@@ -6,7 +6,7 @@
 
 use debugreg::{Dr, Owner, Steps, Word};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Processor};
 use crate::vcpu::Vcpu;
 use crate::{CounterId, CpuId, VcpuId};
 
@@ -139,7 +139,12 @@ impl<P: Probe> Steps for On<'_, P> {
 
     #[inline]
     fn write_dr(&mut self, dr: Dr, value: u64) {
-        self.before().write_dr(dr, value);
+        self.before();
+        if self.machine.options.processor == Processor::Tcg {
+            let cpu = &mut self.machine.cpus[self.cpu.index()];
+            cpu.watchpoints.write(&cpu.bank.hardware, dr, value);
+        }
+        self.machine.cpus[self.cpu.index()].bank.write_dr(dr, value);
         self.after(Step::WriteDr(dr, value));
     }
 

@@ -61,8 +61,8 @@ struct Performance<'w> {
     sampling: bool,
     /// Whether the machine's perf_event_paranoid is the scenario's.
     paranoid: bool,
-    /// The line that would over-commit the registers, unless the caller has said that it may.
-    hazard: Option<usize>,
+    /// The line that would harm the machine, and why, unless the caller has said that it may.
+    hazard: Option<(usize, &'static str)>,
     /// Why nothing can be observed any more.
     blind: Option<String>,
     /// Why no number of hits can be.
@@ -102,7 +102,7 @@ impl World {
                 self.have_page(page, going)?;
             }
         }
-        let policy = self.likeness.policy;
+        let likeness = self.likeness;
         let tasks = Tasks::start(self, scenario, going)?;
         let mut performance = Performance {
             tasks,
@@ -110,15 +110,14 @@ impl World {
             unnamed: UNNAMED,
             sampling,
             paranoid,
-            hazard: if hazardous { None } else { rehearse::first_hazard(scenario, policy) },
+            hazard: if hazardous { None } else { rehearse::first_hazard(scenario, likeness) },
             blind: None,
             uncounted: None,
         };
         let mut seen = Vec::new();
         for (at, line) in scenario.lines.iter().enumerate() {
-            if performance.hazard == Some(at) {
-                performance.blind =
-                    Some("more breakpoints than registers: hazardous, the kernel would warn".to_owned());
+            if let Some((_, why)) = performance.hazard.filter(|&(hazard, _)| hazard == at) {
+                performance.blind = Some(why.to_owned());
             }
             emulated::mark_line(line.number);
             seen.push(performance.line(scenario, line)?);

@@ -1,8 +1,11 @@
 //! A scenario in the model first: what it comes to there, and whether it could harm a kernel.
 
 use debugreg::Dr;
+use debugreg::trip::What;
 use debugreg_model::scenario::{Expectation, Scenario, Session, show_event, show_outcome};
-use debugreg_model::{CpuId, Event, Machine, Mark, Options, Outcome, Policy, Probe, Step};
+use debugreg_model::{CpuId, Event, Insn, Machine, Mark, Options, Outcome, Policy, Probe, Processor, Step};
+
+use crate::Likeness;
 
 /// A session in which a scenario's tasks are, and nothing has happened.
 pub(crate) fn session(scenario: &Scenario, policy: Policy) -> Session {
@@ -46,17 +49,38 @@ impl Probe for Overcommit {
     }
 }
 
-/// The first line that would over-commit the registers.
-pub(crate) fn first_hazard(scenario: &Scenario, policy: Policy) -> Option<usize> {
-    let mut session = session(scenario, policy);
+/// Sees whether #DB is raised.
+#[derive(Debug, Default)]
+struct Raised(bool);
+
+impl Probe for Raised {
+    fn step(&mut self, _: CpuId, step: Step) {
+        self.0 |= matches!(step, Step::ReadDr(Dr::Status, _));
+    }
+}
+
+/// Whether QEMU's emulation hangs: when an instruction is single-stepped that also trips a data breakpoint.
+fn hangs(session: &Session, event: &Event) -> bool {
+    let Event::TaskAccess { task, access, insn: Insn::PopfTf, kernel } = *event else { return false };
+    let mut raised = Raised::default();
+    let plain = Event::TaskAccess { task, access, insn: Insn::Plain, kernel };
+    access.what != What::Execute && session.clone().perform(&plain, &mut raised).is_ok() && raised.0
+}
+
+/// The first line that would harm the machine, and why.
+pub(crate) fn first_hazard(scenario: &Scenario, likeness: Likeness) -> Option<(usize, &'static str)> {
+    let mut session = session(scenario, likeness.policy);
     let mut probe = Overcommit::default();
     for (at, line) in scenario.lines.iter().enumerate() {
+        if likeness.processor == Processor::Tcg && hangs(&session, &line.event) {
+            return Some((at, "a stepped instruction that trips a data breakpoint: the emulator would hang"));
+        }
         let outcome = session.perform(&line.event, &mut probe).ok()??;
         if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
             session.bind(*symbol, *id);
         }
         if probe.end() {
-            return Some(at);
+            return Some((at, "more breakpoints than registers: hazardous, the kernel would warn"));
         }
     }
     None
