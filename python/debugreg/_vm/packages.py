@@ -126,6 +126,13 @@ def _suitable(program: str, libraries: str | None) -> bool:
     return version is not None and int(version[1]) >= OLDEST_QEMU and "\n-plugin " in said
 
 
+def main() -> None:
+    """Fetch everything: `python -m debugreg._vm.packages`."""
+    find_emulator(print)
+    for series in KERNELS:
+        find_kernel(series, print)
+
+
 def _major(version: str) -> int:
     number = re.match(r"(?:\d+:)?(\d+)", version)
     return int(number[1]) if number else 0
@@ -312,3 +319,7 @@ class _Cache:
 def _numbers(text: str) -> list[int]:
     """Return what orders versions of one series."""
     return [int(number) for number in re.findall(r"\d+", text)]
+
+
+if __name__ == "__main__":
+    main()
