@@ -194,6 +194,8 @@ class Machine:
         hypervisor: bool,
         fred: bool,
         disabled_match: bool,
+        kprobes: bool,
+        kgdb: str,
         /,
     ) -> Self: ...
     def _add_task(self, name: str, cpu: SupportsIndex, caps: str, bits: SupportsIndex, /) -> int:

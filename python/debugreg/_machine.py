@@ -179,6 +179,7 @@ class Task(_core.Task):
         pinned: bool = False,
         disabled: bool = False,
         inherit: bool = False,
+        inherit_thread: bool = False,
         exclude_user: bool = False,
         exclude_kernel: bool = False,
         sigtrap: bool = False,
@@ -196,6 +197,7 @@ class Task(_core.Task):
             pinned: Scheduled before the flexible ones.
             disabled: Starts disabled; it takes a slot all the same.
             inherit: Children get a copy.
+            inherit_thread: Only threads of the same process do; needs `inherit`.
             exclude_user: Hits in user mode do not count.
             exclude_kernel: Hits in kernel mode do not count.
             sigtrap: Every hit sends SIGTRAP to the task; implies `remove_on_exec`.
@@ -210,6 +212,7 @@ class Task(_core.Task):
             "pinned": pinned,
             "disabled": disabled,
             "inherit": inherit,
+            "inherit_thread": inherit_thread,
             "exclude_user": exclude_user,
             "exclude_kernel": exclude_kernel,
             "sigtrap": sigtrap,
@@ -312,6 +315,7 @@ class Machine(_core.Machine):
         hypervisor: The host itself is a guest (X86_FEATURE_HYPERVISOR).
         fred: Events are delivered by FRED.
         disabled_match: DR6 shows the bits of matching but disabled slots.
+        decode_assists: SVM tells KVM the operands of a MOV DR; without them KVM emulates one under a debugger.
         kprobes: The kernel has kprobes; without them execute breakpoints on kernel addresses are refused.
         kgdb: 'early' before `dbg_late_init`: kgdb writes the registers itself, and tells nobody.
 
@@ -346,13 +350,15 @@ class Machine(_core.Machine):
         hypervisor: bool = True,
         fred: bool = False,
         disabled_match: bool = False,
+        decode_assists: bool = True,
         kprobes: bool = True,
         kgdb: Literal["late", "early"] = "late",
     ) -> Self:
         """Make a machine on which every CPU is idle."""
         if cpus < 1:
             raise ValueError(f"cpus must be 1 to 256 (got {cpus})")
-        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, kprobes, kgdb)
+        bits = hypervisor, fred, disabled_match, decode_assists, kprobes
+        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, *bits, kgdb)
         self.cpus = tuple(Cpu(self, index) for index in range(cpus))
         self._tasks = {}
         self._opened = 0
@@ -371,9 +377,9 @@ class Machine(_core.Machine):
         task = self._tasks[number] = Task(self, number, name)
         return task
 
-    def vcpu(self, name: str, *, task: Task) -> Vcpu:
-        """Add a vCPU, whose thread is `task`."""
-        return Vcpu(self, self._add_vcpu(name, task), name)
+    def vcpu(self, name: str, *, task: Task, de: bool = False) -> Vcpu:
+        """Add a vCPU, whose thread is `task`; `de` is its guest's CR4.DE."""
+        return Vcpu(self, self._add_vcpu(name, task, de), name)
 
     def do(self, line: str) -> Outcome:
         """Perform a line of the language, with or without its expectation.

@@ -35,8 +35,8 @@ pub enum Event {
     Attach { tracer: TaskId, tracee: TaskId },
     /// `PTRACE_DETACH`.
     Detach { tracer: TaskId, tracee: TaskId },
-    /// `fork`; the child runs nowhere yet.
-    Fork { parent: TaskId, child: TaskId },
+    /// `fork`, or `clone` with CLONE_THREAD; the child runs nowhere yet.
+    Fork { parent: TaskId, child: TaskId, thread: bool },
     /// `execve`.
     Exec(TaskId),
     /// `exit`: the task leaves its CPU for good.
@@ -89,6 +89,16 @@ pub enum Event {
     SetDebugregs { vcpu: VcpuId, dr: [Option<u64>; 4], dr6: Option<u64>, dr7: Option<u64> },
     /// INIT: the vCPU's registers take their reset values.
     Init(VcpuId),
+    /// A system management interrupt: the guest's handler runs, with DR7 at its reset value.
+    Smi(VcpuId),
+    /// RSM in the guest: the end of that handler.
+    Rsm(VcpuId),
+    /// A task switch of the guest's by hardware, which KVM emulates.
+    TaskSwitch(VcpuId),
+    /// A guest hypervisor enters its own guest (VMRUN, VMLAUNCH); DR6 and DR7 are what it has put into its VMCB or VMCS.
+    NestedEntry { vcpu: VcpuId, dr6: Option<u64>, dr7: Option<u64>, intercepts_db: bool },
+    /// That guest exits to it.
+    NestedExit(VcpuId),
 }
 
 /// By which instruction memory is accessed, where that makes a difference.
@@ -210,6 +220,10 @@ impl GuestDebug {
     pub const USE_HW_BP: u32 = 0x2_0000;
     /// `KVM_GUESTDBG_INJECT_DB`.
     pub const INJECT_DB: u32 = 0x4_0000;
+    /// `KVM_GUESTDBG_INJECT_BP`.
+    pub const INJECT_BP: u32 = 0x8_0000;
+    /// `KVM_GUESTDBG_BLOCKIRQ`: no interrupt, NMI or SMI is injected.
+    pub const BLOCKIRQ: u32 = 0x10_0000;
 }
 
 /// What came of an event.
@@ -246,6 +260,15 @@ pub enum Outcome {
         /// `kvm_run.debug.arch.dr6`.
         dr6: u64,
         /// `kvm_run.debug.arch.dr7`.
+        dr7: u64,
+    },
+    /// `KVM_EXIT_FAIL_ENTRY`: the processor refuses the guest's state.
+    ExitFailEntry,
+    /// A nested guest exits to its own hypervisor, which finds these in its VMCB or VMCS.
+    ExitNested {
+        /// Its DR6; of a VMCS, the exit qualification in the polarity of DR6.
+        dr6: u64,
+        /// Its DR7.
         dr7: u64,
     },
     /// Registers.

@@ -63,6 +63,8 @@ pub struct Options {
     /// The kernel has kprobes, and thus a list of code that must not be probed; without it execute breakpoints on kernel
     /// addresses are refused altogether.
     pub kprobes: bool,
+    /// The processor tells a #VMEXIT handler the operands (SVM's decode assists); without them KVM emulates a MOV DR.
+    pub decode_assists: bool,
     /// `dbg_late_init` has not run yet: kgdb writes the registers itself.
     pub kgdb_early: bool,
     /// What the CPUs are.
@@ -80,6 +82,7 @@ impl Default for Options {
             fred: false,
             disabled_match: false,
             kprobes: true,
+            decode_assists: true,
             kgdb_early: false,
             processor: Processor::Real,
         }
@@ -87,7 +90,7 @@ impl Default for Options {
 }
 
 /// One CPU.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cpu {
     /// Its slots and registers.
     pub bank: Bank,
@@ -110,7 +113,7 @@ pub struct Cpu {
 }
 
 /// Everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Machine {
     /// What kind of machine.
     pub options: Options,
@@ -145,7 +148,7 @@ impl Machine {
             options,
             policy,
             cpus: cpus.collect(),
-            tasks: vec![Task::new(CpuId(0), Capabilities::Root)],
+            tasks: vec![Task::new(TaskId::IDLE, CpuId(0), Capabilities::Root)],
             contexts: vec![Context::new(None); options.cpus],
             counters: Vec::new(),
             vcpus: Vec::new(),
@@ -169,12 +172,12 @@ impl Machine {
     /// A new task that runs nowhere yet.
     pub fn add_sleeping_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
         let id = TaskId::from(self.tasks.len());
-        self.tasks.push(Task::new(cpu, capabilities));
+        self.tasks.push(Task::new(id, cpu, capabilities));
         id
     }
 
     /// A place for a child that fork will fill.
-    pub(crate) fn add_unborn_task(&mut self) -> TaskId {
+    pub fn add_unborn_task(&mut self) -> TaskId {
         let id = self.add_sleeping_task(CpuId(0), Capabilities::Root);
         self.tasks[id.index()].life = Life::Unborn;
         id
@@ -204,6 +207,11 @@ impl Machine {
     #[inline]
     pub fn counter(&self, id: CounterId) -> &Counter {
         &self.counters[id.index()]
+    }
+
+    /// Every counter that there has been, those that have ended included.
+    pub fn counters(&self) -> impl Iterator<Item = (CounterId, &Counter)> {
+        (0..).map(CounterId).zip(&self.counters)
     }
 
     /// The counter that somebody opened, of which this one may be a copy that fork made.
@@ -270,6 +278,11 @@ impl Machine {
         self.tasks[task.index()].is_32bit = is_32bit;
     }
 
+    /// Sets CR4.DE of a guest.
+    pub fn set_debug_extensions(&mut self, vcpu: VcpuId, de: bool) {
+        self.vcpus[vcpu.index()].debug_extensions = de;
+    }
+
     /// What everything has cost so far.
     pub fn cost(&self) -> Cost {
         self.cpus.iter().fold(Cost::default(), |sum, cpu| sum + cpu.bank.cost)
@@ -314,7 +327,7 @@ impl Machine {
             Event::PtracePeek { tracer, tracee, dr } => self.ptrace_peek(tracer, tracee, dr),
             Event::Attach { tracer, tracee } => self.attach(tracer, tracee),
             Event::Detach { tracer, tracee } => self.detach(tracer, tracee),
-            Event::Fork { parent, child } => self.fork(parent, child),
+            Event::Fork { parent, child, thread } => self.fork(parent, child, thread),
             Event::Exec(task) => self.exec(task, probe),
             Event::Exit(task) => self.exit(task, probe),
             Event::Migrate(task, cpu) => self.migrate(task, cpu, probe),
@@ -366,9 +379,16 @@ impl Machine {
             Event::VmEntry(vcpu) => self.vm_entry(vcpu, probe),
             Event::VmExit(vcpu, reason) => self.vm_exit(vcpu, reason, probe),
             Event::SetGuestDebug(vcpu, debug) => self.set_guest_debug(vcpu, debug, probe),
-            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu),
+            Event::GetDebugregs(vcpu) => self.get_debugregs(vcpu, probe),
             Event::SetDebugregs { vcpu, dr, dr6, dr7 } => self.set_debugregs(vcpu, dr, dr6, dr7, probe),
             Event::Init(vcpu) => self.init(vcpu, probe),
+            Event::Smi(vcpu) => self.smi(vcpu, probe),
+            Event::Rsm(vcpu) => self.rsm(vcpu, probe),
+            Event::TaskSwitch(vcpu) => self.task_switch(vcpu, probe),
+            Event::NestedEntry { vcpu, dr6, dr7, intercepts_db } => {
+                self.nested_entry(vcpu, dr6, dr7, intercepts_db, probe)
+            }
+            Event::NestedExit(vcpu) => self.nested_exit(vcpu, probe),
         }
     }
 
@@ -377,6 +397,7 @@ impl Machine {
         let prev = std::mem::replace(&mut self.cpus[cpu.index()].running, next);
         let before = self.cpu(cpu).bank.cost.touched();
         if prev != next {
+            self.preempt_vcpus(prev, cpu, probe);
             match self.policy.host {
                 HostHalf::Perf => self.perf_switch(cpu, prev, next, probe),
                 HostHalf::Thread => self.thread_switch(cpu, next, probe),
@@ -452,6 +473,11 @@ impl Machine {
             Life::Unborn => Err(Misuse::Unborn(task)),
             Life::Exited => Err(Misuse::Exited(task)),
         }
+    }
+
+    /// A task whose fork has come to something.
+    pub(crate) fn born(&self, task: TaskId) -> Result<(), Misuse> {
+        if self.task(task).life == Life::Unborn { Err(Misuse::Unborn(task)) } else { Ok(()) }
     }
 
     /// The CPU on which a task runs, in host context.

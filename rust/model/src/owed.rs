@@ -18,7 +18,7 @@ impl Machine {
     /// What should be armed on a CPU, in the context that it is in: sorted, duplicates kept.
     pub fn owed(&self, cpu: CpuId) -> Vec<Breakpoint> {
         sorted(match self.cpu(cpu).guest {
-            Some(guest) => self.vcpu(guest).effective().armed().map(|(_, bp)| bp).collect(),
+            Some(guest) => self.effective(guest).armed().map(|(_, bp)| bp).collect(),
             None if self.kgdb_master().is_some() => Vec::new(),
             None => {
                 let counters = self.owed_counters(cpu).map(|id| self.counter(id).info);
@@ -31,7 +31,7 @@ impl Machine {
     /// lowest that is left.
     pub fn owed_registers(&self, cpu: CpuId) -> Registers {
         if let Some(guest) = self.cpu(cpu).guest {
-            return self.vcpu(guest).effective();
+            return self.effective(guest);
         }
         if self.kgdb_master().is_some() {
             return Registers::RESET;

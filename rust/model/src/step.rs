@@ -29,6 +29,8 @@ pub enum Step {
     WriteField(Field, u64),
     /// A VMCS or VMCB field was read.
     ReadField(Field, u64),
+    /// VMLAUNCH, VMRESUME or VMRUN: the last moment outside the guest.
+    Entry,
 }
 
 /// A field of the VMCS or VMCB that concerns debug registers.
@@ -62,6 +64,12 @@ pub trait Probe {
     /// Called before each step; may change the machine.
     #[inline]
     fn before(&mut self, machine: &mut Machine, cpu: CpuId) {
+        let _ = (machine, cpu);
+    }
+
+    /// Called before [`Step::Entry`], besides.
+    #[inline]
+    fn before_entry(&mut self, machine: &mut Machine, cpu: CpuId) {
         let _ = (machine, cpu);
     }
 
@@ -103,6 +111,14 @@ impl<P: Probe> On<'_, P> {
         self.probe.step(self.cpu, step);
     }
 
+    /// The entry itself, as far as an NMI can tell (on SVM it waits behind CLGI, and ends the guest's turn at once).
+    #[inline]
+    pub(crate) fn enter_guest(&mut self) {
+        self.before();
+        self.probe.before_entry(self.machine, self.cpu);
+        self.after(Step::Entry);
+    }
+
     /// Says that a transition begins here.
     #[inline]
     pub fn mark(&mut self, mark: Mark) {
@@ -140,11 +156,13 @@ impl<P: Probe> Steps for On<'_, P> {
     #[inline]
     fn write_dr(&mut self, dr: Dr, value: u64) {
         self.before();
-        if self.machine.options.processor == Processor::Tcg {
-            let cpu = &mut self.machine.cpus[self.cpu.index()];
+        let tcg = self.machine.options.processor == Processor::Tcg;
+        let cpu = &mut self.machine.cpus[self.cpu.index()];
+        if tcg {
             cpu.watchpoints.write(&cpu.bank.hardware, dr, value);
         }
-        self.machine.cpus[self.cpu.index()].bank.write_dr(dr, value);
+        // What the register makes of it: Linux wrote 0 to DR6 and to DR7 for years.
+        cpu.bank.write_dr(dr, crate::guest::fixed(dr, value));
         self.after(Step::WriteDr(dr, value));
     }
 

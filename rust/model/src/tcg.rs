@@ -17,7 +17,7 @@ use crate::hit::{self, Exception};
 use crate::machine::{Machine, Processor};
 
 /// A CPU's armed data breakpoints.
-#[derive(Copy, Clone, Debug, Default)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Watchpoints {
     /// In the order in which they were armed.
     order: [Option<Slot>; 4],

@@ -4,6 +4,7 @@ use debugreg::{Dr6, Dr7, Registers};
 
 use crate::TaskId;
 use crate::event::GuestDebug;
+use crate::policy::{Delta, Policy};
 
 /// The VMCS or VMCB, as far as debug registers go.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -16,11 +17,31 @@ pub struct Vmcs {
     pub dr_intercept: bool,
 }
 
+/// What a guest hypervisor has asked for when it entered its guest.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Nested {
+    /// DR7 in its VMCB or VMCS.
+    pub dr7: u64,
+    /// Its guest's #DB exits to it.
+    pub intercepts_db: bool,
+}
+
+/// `kvm_run.debug.arch`, as the last KVM_EXIT_DEBUG left it.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DebugExit {
+    /// What it says of DR6.
+    pub dr6: u64,
+    /// What it says of DR7.
+    pub dr7: u64,
+}
+
 /// A vCPU.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Vcpu {
     /// The thread that runs it.
     pub task: TaskId,
+    /// CR4.DE: DR4 and DR5 are #UD, not other names of DR6 and DR7.
+    pub debug_extensions: bool,
     /// What the guest's own writes, `KVM_SET_DEBUGREGS`, INIT and delivered #DBs make of its registers: what it is
     /// entitled to read. No policy looks at this.
     pub own: Registers,
@@ -40,12 +61,32 @@ pub struct Vcpu {
     pub bp_enabled: bool,
     /// `KVM_DEBUGREG_WONT_EXIT`: the guest accesses its registers without an exit until the next one.
     pub wont_exit: bool,
+    /// `KVM_DEBUGREG_RELOAD` (4.1 to 5.14): the next entry loads DR0-DR3, enabled or not.
+    pub reload: bool,
+    /// The guest's registers stay in the hardware from exit to entry (Xen's `flag_dr_dirty`).
+    pub kept: bool,
+    /// The instruction before was a MOV SS.
+    pub mov_ss: bool,
     /// A #DB that waits for injection, with its events in positive polarity if it has any.
     pub pending_db: Option<Option<u64>>,
+    /// A #BP that the VMM injects waits for injection.
+    pub pending_bp: bool,
+    /// DR6 and DR7 as an SMI has saved them, while its handler runs.
+    pub smram: Option<(u64, u64)>,
+    /// The guest is a hypervisor, and its own guest runs.
+    pub nested: Option<Nested>,
+    /// What the VMM was last told.
+    pub debug_exit: DebugExit,
+    /// The exit was for a #DB, where a policy has to know.
+    pub db_exit: bool,
+    /// The registers of a guest whose state KVM cannot see (VMSA, TDVPS).
+    pub vmsa: Registers,
     /// The host's registers, where a policy saves them.
     pub saved: Registers,
-    /// Whether the last entry loaded guest values, where a policy remembers that.
-    pub loaded: bool,
+    /// The slots whose addresses the last entry loaded, as in DR6.B0-B3.
+    pub loaded: u8,
+    /// Between `vcpu_load` and `vcpu_put`: its thread is inside KVM_RUN, on its CPU.
+    pub in_run: bool,
     /// The VMCS or VMCB.
     pub vmcs: Vmcs,
 }
@@ -54,6 +95,7 @@ impl Vcpu {
     pub(crate) fn new(task: TaskId) -> Vcpu {
         Vcpu {
             task,
+            debug_extensions: false,
             own: Registers::RESET,
             debug: GuestDebug::default(),
             db: [0; 4],
@@ -63,9 +105,19 @@ impl Vcpu {
             guest_debug_dr7: 0,
             bp_enabled: false,
             wont_exit: false,
+            reload: false,
+            kept: false,
+            mov_ss: false,
             pending_db: None,
+            pending_bp: false,
+            smram: None,
+            nested: None,
+            debug_exit: DebugExit::default(),
+            db_exit: false,
+            vmsa: Registers::RESET,
             saved: Registers::RESET,
-            loaded: false,
+            loaded: 0,
+            in_run: false,
             vmcs: Vmcs { dr6: Dr6::IDLE.0, dr7: Dr7::RESET.0, dr_intercept: true },
         }
     }
@@ -80,9 +132,27 @@ impl Vcpu {
         self.debug.control != 0
     }
 
-    /// Whether a #DB goes to the debugger.
-    pub fn debugger_gets_db(&self) -> bool {
+    /// Whether a #DB exits for the debugger's sake.
+    pub fn debugger_intercepts_db(&self) -> bool {
         self.debug.control & (GuestDebug::USE_HW_BP | GuestDebug::SINGLESTEP) != 0
+    }
+
+    /// `KVM_GUESTDBG_SINGLESTEP`: TF is forced, and hidden from the guest.
+    pub fn is_stepped(&self) -> bool {
+        self.debug.control & GuestDebug::SINGLESTEP != 0
+    }
+
+    /// Whose a #DB is: what the debugger is told of it, and what is queued for the guest. One that only single-steps gets
+    /// the guest's own breakpoints too, and the guest loses them (Z-8).
+    pub(crate) fn share_db(&self, policy: Policy, events: u64) -> (Option<u64>, Option<u64>) {
+        if !self.debugger_intercepts_db() {
+            return (None, Some(events));
+        }
+        if self.debugger_owns() || policy.has(Delta::Z8) {
+            return (Some(events), None);
+        }
+        let (steps, guests) = (events & Dr6::BS, events & !Dr6::BS);
+        ((steps != 0).then_some(steps), (guests != 0 || steps == 0).then_some(guests))
     }
 
     /// `kvm_get_effective_dr7`.

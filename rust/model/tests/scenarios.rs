@@ -33,7 +33,11 @@ fn all() -> Vec<(PathBuf, String)> {
 /// The policies under which a file must hold: its own, or any of those that know counters of a CPU.
 fn policies(scenario: &Scenario) -> Vec<String> {
     if scenario.policies.is_empty() {
-        NAMED.iter().filter(|named| named.host == HostHalf::Perf).map(|named| named.name.to_owned()).collect()
+        NAMED
+            .iter()
+            .filter(|named| named.host == HostHalf::Perf && named.kvm.is_general())
+            .map(|named| named.name.to_owned())
+            .collect()
     } else {
         scenario.policies.clone()
     }

@@ -140,7 +140,7 @@ pub(crate) struct PyMachine(Shared);
 #[pymethods]
 impl PyMachine {
     #[new]
-    #[pyo3(signature = (cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, kprobes, kgdb, /) -> "Self")]
+    #[pyo3(signature = (cpus, vendor, policy, slots, paranoid, hypervisor, fred, disabled_match, decode_assists, kprobes, kgdb, /) -> "Self")]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "the keys of a machine line")]
     fn new(
         py: Python<'_>,
@@ -152,6 +152,7 @@ impl PyMachine {
         hypervisor: bool,
         fred: bool,
         disabled_match: bool,
+        decode_assists: bool,
         kprobes: bool,
         kgdb: &str,
     ) -> PyResult<Self> {
@@ -175,6 +176,7 @@ impl PyMachine {
             hypervisor,
             fred,
             disabled_match,
+            decode_assists,
             kprobes,
             kgdb_early,
             ..Options::default()
@@ -207,21 +209,23 @@ impl PyMachine {
     }
 
     /// Add a vCPU and return its number.
-    #[pyo3(signature = (name, task, /))]
-    fn _add_vcpu(&self, py: Python<'_>, name: &str, task: &PyTask) -> PyResult<u32> {
+    #[pyo3(signature = (name, task, de, /))]
+    fn _add_vcpu(&self, py: Python<'_>, name: &str, task: &PyTask, de: bool) -> PyResult<u32> {
         if !task.shared.is(&self.0) {
             return Err(another_machine("task"));
         }
         let mut session = self.0.lock(py);
-        session.add_vcpu(name, task.id).map(|vcpu| vcpu.0).map_err(|error| misspelt(&error))
+        let vcpu = session.add_vcpu(name, task.id).map_err(|error| misspelt(&error))?;
+        session.machine.set_debug_extensions(vcpu, de);
+        Ok(vcpu.0)
     }
 
     /// Perform one line of the language.
     ///
     /// Returns:
     ///     Whether the expectation held (None without one); the outcome as text; the counters that were hit or bound,
-    ///     by name and number; the exception ("#DB", "#UD", "#GP", "debug" for KVM_EXIT_DEBUG, "SIGTRAP"); DR6; a
-    ///     number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
+    ///     by name and number; the exception ("#DB", "#UD", "#GP", "SIGTRAP") or exit ("debug", "nested", "fail_entry");
+    ///     DR6; a number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
     #[pyo3(signature = (line, /))]
     fn _do(&self, py: Python<'_>, line: &str) -> PyResult<LineOutcome> {
         let mut session = self.0.lock(py);
@@ -249,6 +253,8 @@ impl PyMachine {
                 dr6 = Some(*shown);
             }
             Outcome::ExitDebug { dr6: shown, .. } => (exception, dr6) = (Some("debug"), Some(*shown)),
+            Outcome::ExitNested { dr6: shown, .. } => (exception, dr6) = (Some("nested"), Some(*shown)),
+            Outcome::ExitFailEntry => exception = Some("fail_entry"),
             Outcome::Value(number) => value = Some(*number),
             Outcome::Registers(found) => registers = Some(register_fields(*found)),
             Outcome::Refused(why) => {

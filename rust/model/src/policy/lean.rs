@@ -4,38 +4,43 @@
 //! only if the host has something armed (otherwise it is disarmed already), loads the addresses that the guest's DR7
 //! enables, and all of them only for a guest that may read them back. An exit refreshes the host's enabled slots.
 
-use debugreg::{Dr, Dr6, Dr7, Slot, Steps, bank};
+use debugreg::{Dr, Dr7, Slot, Steps, bank};
 
+use super::hooks::Half;
 use super::{Delta, common};
 use crate::step::{Kvm, Probe};
 
-pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    let loads = kvm.switches();
-    let noisy = kvm.has(Delta::H05) && !loads;
-    if !noisy && bank::is_active(&mut kvm.host) {
-        kvm.host.write_dr(Dr::Control, Dr7::RESET.0);
-    }
-    if loads {
-        let (open, dr7, addresses) = (kvm.vcpu().wont_exit, Dr7(kvm.vcpu().effective_dr7()), kvm.vcpu().eff_db);
-        for slot in Slot::ALL {
-            if open || dr7.is_armed(slot) {
-                kvm.host.write_dr(Dr::Address(slot), addresses[slot.index()]);
+pub(super) struct Lean;
+
+impl Half for Lean {
+    const OPENS_WINDOWS: bool = true;
+
+    fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
+        let loads = kvm.switches();
+        let noisy = kvm.has(Delta::H05) && !loads;
+        if !noisy && bank::is_active(&mut kvm.host) {
+            kvm.host.write_dr(Dr::Control, Dr7::RESET.0);
+        }
+        if loads {
+            let (open, dr7, addresses) = (kvm.vcpu().wont_exit, Dr7(kvm.vcpu().effective_dr7()), kvm.vcpu().eff_db);
+            for slot in Slot::ALL {
+                if open || dr7.is_armed(slot) {
+                    kvm.host.write_dr(Dr::Address(slot), addresses[slot.index()]);
+                    kvm.vcpu().loaded |= slot.bit();
+                }
             }
         }
+        common::load_dr6(kvm);
     }
-    common::load_dr6(kvm);
-}
 
-pub(super) fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    if kvm.vcpu().wont_exit {
-        common::close_window(kvm);
-        if !kvm.is_intel() {
-            // The guest's DR6 may still be in the register: AMD's manual does not say that #VMEXIT restores it.
-            kvm.host.write_dr(Dr::Status, Dr6::IDLE.0);
+    fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
+        if kvm.vcpu().wont_exit {
+            common::close_window(kvm);
         }
-    }
-    if bank::is_active(&mut kvm.host) {
-        kvm.host.mark(crate::step::Mark::Restore);
-        bank::refresh_enabled(&mut kvm.host);
+        common::clean_dr6(kvm);
+        if bank::is_active(&mut kvm.host) {
+            kvm.host.mark(crate::step::Mark::Restore);
+            bank::refresh_enabled(&mut kvm.host);
+        }
     }
 }

@@ -4,25 +4,25 @@
 //! Every active counter is uninstalled before the entry and installed after the exit, so the hardware is touched twice
 //! for each. A guest's own accesses are emulated one by one, as all of KVM did then.
 
-use debugreg::{Dr, Slot, Steps};
-
 use super::common;
+use super::hooks::Half;
 use crate::step::{Kvm, Probe};
 
-pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    let cpu = kvm.host.cpu;
-    kvm.host.machine.perf_sched_out_cpu(cpu, kvm.host.probe);
-    if kvm.vcpu().bp_enabled {
-        // Nothing of the host is armed any more: DR7 needs no write.
-        let addresses = kvm.vcpu().eff_db;
-        for slot in Slot::ALL {
-            kvm.host.write_dr(Dr::Address(slot), addresses[slot.index()]);
-        }
-    }
-    common::load_dr6(kvm);
-}
+pub(super) struct PerfSched;
 
-pub(super) fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    let cpu = kvm.host.cpu;
-    kvm.host.machine.perf_sched_in_cpu(cpu, kvm.host.probe);
+impl Half for PerfSched {
+    fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
+        let cpu = kvm.host.cpu;
+        kvm.host.machine.perf_sched_out_cpu(cpu, kvm.host.probe);
+        if kvm.vcpu().bp_enabled {
+            // Nothing of the host is armed any more: DR7 needs no write.
+            kvm.write_addresses();
+        }
+        common::load_dr6(kvm);
+    }
+
+    fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
+        let cpu = kvm.host.cpu;
+        kvm.host.machine.perf_sched_in_cpu(cpu, kvm.host.probe);
+    }
 }

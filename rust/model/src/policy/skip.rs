@@ -7,22 +7,25 @@
 use debugreg::bank;
 
 use super::common;
+use super::hooks::Half;
 use crate::machine::Machine;
 use crate::step::{Kvm, Probe};
 
-pub(super) fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    let loads = kvm.vcpu().bp_enabled;
-    kvm.vcpu().loaded = loads;
-    if loads {
-        kvm.load_addresses();
-    } else {
-        kvm.disarm_host();
-    }
-    common::load_dr6(kvm);
-}
+pub(super) struct Skip;
 
-pub(super) fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    if bank::is_active(&mut kvm.host) || kvm.vcpu().loaded {
-        Machine::refresh_marked(&mut kvm.host);
+impl Half for Skip {
+    fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
+        if kvm.vcpu().bp_enabled {
+            kvm.load_addresses();
+        } else {
+            kvm.disarm_host();
+        }
+        common::load_dr6(kvm);
+    }
+
+    fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
+        if bank::is_active(&mut kvm.host) || kvm.vcpu().loaded != 0 {
+            Machine::refresh_marked(&mut kvm.host);
+        }
     }
 }

@@ -32,6 +32,10 @@ pub enum Expectation {
     Exception { vector: Vector, dr6: Option<u64>, fault: bool },
     /// `exit debug [dr6=V] [dr7=V]`.
     ExitDebug { dr6: Option<u64>, dr7: Option<u64> },
+    /// `exit nested [dr6=V] [dr7=V]`.
+    ExitNested { dr6: Option<u64>, dr7: Option<u64> },
+    /// `exit fail_entry`.
+    ExitFailEntry,
     /// `dr0=V ... dr7=V`: fields that are not listed are free.
     Registers(Vec<(u8, u64)>),
     /// `s0=NAME ...`: NAME, `kgdb` or `none`.
@@ -39,7 +43,7 @@ pub enum Expectation {
 }
 
 const ALLOWED: &str = "ok, nothing, refused, endless, a new name, an errno, a number, hit NAME.., sigtrap [dr6=V], #DB [dr6=V] [fault], \
-                       #UD, #GP, exit debug [dr6=V] [dr7=V], dr0=V.. or s0=NAME..";
+                       #UD, #GP, exit debug [dr6=V] [dr7=V], exit nested [dr6=V] [dr7=V], exit fail_entry, dr0=V.. or s0=NAME..";
 
 pub(super) fn parse(words: &mut Words<'_>, names: &mut Names, may_bind: bool) -> Result<Expectation, ScenarioError> {
     let word = words.expect("what it should come to")?;
@@ -67,11 +71,20 @@ pub(super) fn parse(words: &mut Words<'_>, names: &mut Names, may_bind: bool) ->
         }
         "exit" => {
             let reason = words.expect("the reason of the exit")?;
-            if reason.text != "debug" {
-                return Err(reason.error(format!("found exit '{}', allowed is exit debug", reason.text)));
+            match reason.text {
+                "debug" => {
+                    let [dr6, dr7] = fields(words, ["dr6", "dr7"])?;
+                    Expectation::ExitDebug { dr6, dr7 }
+                }
+                "nested" => {
+                    let [dr6, dr7] = fields(words, ["dr6", "dr7"])?;
+                    Expectation::ExitNested { dr6, dr7 }
+                }
+                "fail_entry" => Expectation::ExitFailEntry,
+                text => {
+                    return Err(reason.error(format!("found exit '{text}', allowed are debug, nested and fail_entry")));
+                }
             }
-            let [dr6, dr7] = fields(words, ["dr6", "dr7"])?;
-            Expectation::ExitDebug { dr6, dr7 }
         }
         "#DB" | "#UD" | "#GP" => exception(word, words)?,
         text if is_errno(text) => Expectation::Errno(text.to_owned()),
@@ -166,7 +179,8 @@ impl Expectation {
             (Expectation::Ok, Outcome::Ok)
             | (Expectation::Bind(_), Outcome::Bound(_))
             | (Expectation::Refused, Outcome::Refused(_))
-            | (Expectation::Endless, Outcome::Endless) => true,
+            | (Expectation::Endless, Outcome::Endless)
+            | (Expectation::ExitFailEntry, Outcome::ExitFailEntry) => true,
             (Expectation::Nothing, Outcome::Hits { counters, kgdb, sigtrap }) => {
                 counters.is_empty() && !kgdb && sigtrap.is_none()
             }
@@ -189,6 +203,9 @@ impl Expectation {
                 Outcome::Exception { vector: found, dr6: observed, fault: is_fault },
             ) => vector == found && free(*dr6, *observed) && (!fault || *is_fault),
             (Expectation::ExitDebug { dr6, dr7 }, Outcome::ExitDebug { dr6: has6, dr7: has7 }) => {
+                free(*dr6, *has6) && free(*dr7, *has7)
+            }
+            (Expectation::ExitNested { dr6, dr7 }, Outcome::ExitNested { dr6: has6, dr7: has7 }) => {
                 free(*dr6, *has6) && free(*dr7, *has7)
             }
             (Expectation::Registers(fields), Outcome::Registers(registers)) => fields

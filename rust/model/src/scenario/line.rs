@@ -13,7 +13,7 @@ const TASK_EVENTS: &str =
     "perf_event_open, ptrace_poke, ptrace_peek, attach, detach, fork, exec, exit, migrate, load, store, execute";
 const COUNTER_EVENTS: &str = "close, enable, disable, count, modify";
 const VCPU_EVENTS: &str = "vm_entry, vm_exit, load, store, execute, io, mov_to_dr, mov_from_dr, set_guest_debug, \
-                           get_debugregs, set_debugregs, init";
+                           get_debugregs, set_debugregs, init, smi, rsm, task_switch, nested_entry, nested_exit";
 const CPU_EVENTS: &str = "sched_switch, offline, online, registers, refresh, hardware, owed, slots, nmi, kgdb_enter, \
                           kgdb_set, kgdb_clear, kgdb_resume, modify_wide_hw_breakpoint_local";
 const KERNEL_EVENTS: &str = "register_kernel_hw_breakpoint, register_wide_hw_breakpoint, register_user_hw_breakpoint, \
@@ -60,7 +60,11 @@ fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut 
         }
         "attach" => Event::Attach { tracer: task, tracee: names.task_of(words.expect("the tracee")?)? },
         "detach" => Event::Detach { tracer: task, tracee: names.task_of(words.expect("the tracee")?)? },
-        "fork" => Event::Fork { parent: task, child: names.add_task(words.expect("the child's name")?)? },
+        "fork" => {
+            let child = names.add_task(words.expect("the child's name")?)?;
+            let thread = !Arguments::<0>::read(words, &[], &["thread"])?.flags.is_empty();
+            Event::Fork { parent: task, child, thread }
+        }
         "exec" => Event::Exec(task),
         "exit" => Event::Exit(task),
         "migrate" => Event::Migrate(task, names.cpu(words.expect("a CPU")?)?),
@@ -174,18 +178,31 @@ fn vcpu_event(vcpu: VcpuId, event: Word<'_>, words: &mut Words<'_>) -> Result<Ev
             Event::SetDebugregs { vcpu, dr, dr6: arguments.number(KEYS, 4)?, dr7: arguments.number(KEYS, 5)? }
         }
         "init" => Event::Init(vcpu),
+        "smi" => Event::Smi(vcpu),
+        "rsm" => Event::Rsm(vcpu),
+        "task_switch" => Event::TaskSwitch(vcpu),
+        "nested_entry" => {
+            const KEYS: [&str; 2] = ["dr6", "dr7"];
+            let arguments = Arguments::read(words, &KEYS, &["intercept_db"])?;
+            let (dr6, dr7) = (arguments.number(KEYS, 0)?, arguments.number(KEYS, 1)?);
+            let intercepts_db = arguments.flags.contains(&"intercept_db");
+            Event::NestedEntry { vcpu, dr6, dr7, intercepts_db }
+        }
+        "nested_exit" => Event::NestedExit(vcpu),
         _ => return Err(unknown(event, "a vCPU", VCPU_EVENTS)),
     })
 }
 
 fn set_guest_debug(vcpu: VcpuId, words: &mut Words<'_>) -> Result<Event, ScenarioError> {
     const KEYS: [&str; 5] = ["dr0", "dr1", "dr2", "dr3", "dr7"];
-    const FLAGS: [(&str, u32); 5] = [
+    const FLAGS: [(&str, u32); 7] = [
         ("enable", GuestDebug::ENABLE),
         ("step", GuestDebug::SINGLESTEP),
         ("sw", GuestDebug::USE_SW_BP),
         ("hw", GuestDebug::USE_HW_BP),
         ("inject_db", GuestDebug::INJECT_DB),
+        ("inject_bp", GuestDebug::INJECT_BP),
+        ("blockirq", GuestDebug::BLOCKIRQ),
     ];
     let arguments = Arguments::<5>::read(words, &KEYS, &FLAGS.map(|(name, _)| name))?;
     let mut debug = GuestDebug::default();
@@ -320,8 +337,16 @@ fn nmi(words: &mut Words<'_>) -> Result<Nmi, ScenarioError> {
 
 fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<Event, ScenarioError> {
     const KEYS: [&str; 5] = ["bp_type", "bp_addr", "bp_len", "on", "group"];
-    const FLAGS: [&str; 7] =
-        ["pinned", "disabled", "inherit", "exclude_user", "exclude_kernel", "sigtrap", "remove_on_exec"];
+    const FLAGS: [&str; 8] = [
+        "pinned",
+        "disabled",
+        "inherit",
+        "inherit_thread",
+        "exclude_user",
+        "exclude_kernel",
+        "sigtrap",
+        "remove_on_exec",
+    ];
     let arguments = Arguments::<5>::read(words, &KEYS, &FLAGS)?;
     let missing = |key: &str| words.error(format!("perf_event_open needs {key}="));
     let flag = |name: &str| arguments.flags.contains(&name);
@@ -332,6 +357,7 @@ fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<E
         pinned: flag("pinned"),
         disabled: flag("disabled"),
         inherit: flag("inherit"),
+        inherit_thread: flag("inherit_thread"),
         exclude_user: flag("exclude_user"),
         exclude_kernel: flag("exclude_kernel"),
         sigtrap: flag("sigtrap"),

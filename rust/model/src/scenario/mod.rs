@@ -16,7 +16,7 @@ use thiserror::Error;
 
 pub use expect::Expectation;
 pub use names::Names;
-pub use parse::{Line, Scenario, TaskDeclaration, VcpuDeclaration, parse};
+pub use parse::{At, Line, Scenario, TaskDeclaration, VcpuDeclaration, parse};
 pub use run::{Performed, Report, StepReport, run};
 pub use session::Session;
 pub use show::{show_event, show_outcome, show_step};

@@ -211,6 +211,11 @@ fn is_reserved(name: &str) -> bool {
         "get_debugregs",
         "set_debugregs",
         "init",
+        "smi",
+        "rsm",
+        "task_switch",
+        "nested_entry",
+        "nested_exit",
     ];
     WORDS.contains(&name) || cpu_number(name).is_some() || is_errno(name)
 }

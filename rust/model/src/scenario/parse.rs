@@ -1,5 +1,7 @@
 //! A file of the language.
 
+use std::fmt;
+
 use super::ScenarioError;
 use super::expect::{self, Expectation};
 use super::lex::{Word, Words, words};
@@ -44,6 +46,26 @@ pub struct TaskDeclaration {
 pub struct VcpuDeclaration {
     /// Its thread.
     pub task: TaskId,
+    /// CR4.DE of its guest.
+    pub debug_extensions: bool,
+}
+
+/// A moment inside a transition.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum At {
+    /// `@N`: before step N.
+    Step(usize),
+    /// `@entry`: just before the guest is entered.
+    Entry,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            At::Step(step) => write!(f, "@{step}"),
+            At::Entry => f.write_str("@entry"),
+        }
+    }
 }
 
 /// An event line.
@@ -56,7 +78,7 @@ pub struct Line {
     /// What happens.
     pub event: Event,
     /// What happens inside it: before which of its steps, and what.
-    pub interruption: Option<(usize, Event)>,
+    pub interruption: Option<(At, Event)>,
     /// What it should come to.
     pub expectation: Option<Expectation>,
 }
@@ -120,7 +142,7 @@ pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
     if scenario.lines.is_empty() {
         return Err(ScenarioError { line: 0, column: 0, message: "there is no event in it".to_owned() });
     }
-    if let Some(line) = scenario.lines.iter().find(|line| line.interruption.is_some())
+    if let Some(line) = scenario.lines.iter().find(|line| matches!(line.interruption, Some((At::Step(_), _))))
         && scenario.policies.len() != 1
     {
         return Err(ScenarioError {
@@ -150,10 +172,8 @@ fn read_line(words: &[Word<'_>], names: &mut Names) -> Result<Line, ScenarioErro
         None => None,
         Some(at) => {
             words.next();
-            let step = Word { text: &at.text[1..], column: at.column + 1, ..at }.number("the step")?;
-            let step = usize::try_from(step).ok().filter(|&step| step > 0);
-            let step = step.ok_or_else(|| at.error(format!("found '{}', allowed is @1 and up", at.text)))?;
-            Some((step, parse_event(&mut words, names)?))
+            let moment = if at.text == "@entry" { At::Entry } else { At::Step(step(at)?) };
+            Some((moment, parse_event(&mut words, names)?))
         }
     };
     let expectation = match words.next() {
@@ -165,6 +185,13 @@ fn read_line(words: &[Word<'_>], names: &mut Names) -> Result<Line, ScenarioErro
         Some(word) => return Err(word.error(format!("found '{}', allowed is => or the end of the line", word.text))),
     };
     Ok(Line { number: first.line, column: first.column, event, interruption, expectation })
+}
+
+/// The N of `@N`.
+fn step(at: Word<'_>) -> Result<usize, ScenarioError> {
+    let number = Word { text: &at.text[1..], column: at.column + 1, ..at }.number("the step")?;
+    let step = usize::try_from(number).ok().filter(|&step| step > 0);
+    step.ok_or_else(|| at.error(format!("found '{}', allowed are @1 and up, and @entry", at.text)))
 }
 
 /// Splits the next `key=value` word, whose key has not come before; `value` keeps its own column.
@@ -202,8 +229,7 @@ fn within(key: &str, value: Word<'_>, low: u64, high: u64) -> Result<u64, Scenar
 const BIT: [(&str, bool); 2] = [("0", false), ("1", true)];
 
 fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioError> {
-    const ALLOWED: &str =
-        "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, kprobes=, kgdb=, cpu=";
+    const ALLOWED: &str = "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, decode_assists=, kprobes=, kgdb=, cpu=";
     let mut seen = Vec::new();
     while let Some(word) = words.next() {
         let (key, value) = key_value(word, &mut seen, ALLOWED)?;
@@ -221,6 +247,7 @@ fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), Scenari
             "hypervisor" => options.hypervisor = one_of(key, value, &BIT)?,
             "fred" => options.fred = one_of(key, value, &BIT)?,
             "disabled_match" => options.disabled_match = one_of(key, value, &BIT)?,
+            "decode_assists" => options.decode_assists = one_of(key, value, &BIT)?,
             "kprobes" => options.kprobes = one_of(key, value, &BIT)?,
             "kgdb" => options.kgdb_early = one_of(key, value, &[("late", false), ("early", true)])?,
             "cpu" if value.text.is_empty() => options.processor = Processor::Real,
@@ -268,20 +295,21 @@ fn task(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioEr
 fn vcpu(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioError> {
     let name = words.expect("the vCPU's name")?;
     scenario.names.add_vcpu(name)?;
-    let mut thread = None;
+    let (mut thread, mut debug_extensions) = (None, false);
     let mut seen = Vec::new();
     while let Some(word) = words.next() {
-        let (key, value) = key_value(word, &mut seen, "task=")?;
+        let (key, value) = key_value(word, &mut seen, "task=, de=")?;
         match (key, scenario.names.get(value.text)) {
             ("task", Some(Named::Task(task))) => thread = Some(task),
             ("task", _) => {
                 let tasks = scenario.names.tasks_listed();
                 return Err(value.error(format!("task: found '{}', allowed is a task: {tasks}", value.text)));
             }
-            _ => return Err(word.error(format!("found '{key}=', allowed is task="))),
+            ("de", _) => debug_extensions = one_of(key, value, &BIT)?,
+            _ => return Err(word.error(format!("found '{key}=', allowed are task=, de="))),
         }
     }
     let task = thread.ok_or_else(|| words.error("a vcpu needs task=, its thread"))?;
-    scenario.vcpus.push(VcpuDeclaration { task });
+    scenario.vcpus.push(VcpuDeclaration { task, debug_extensions });
     Ok(())
 }

@@ -3,7 +3,7 @@
 use debugreg::Cost;
 
 use super::show::{show_event, show_expectation, show_outcome, show_step};
-use super::{Expectation, Line, Scenario, ScenarioError, Session};
+use super::{At, Expectation, Line, Scenario, ScenarioError, Session};
 use crate::{CpuId, Event, Machine, Misuse, Outcome, Policy, Probe, Step, Vendor};
 
 /// What came of a scenario.
@@ -56,7 +56,8 @@ pub fn run(
         session.machine.tasks[id.index()].is_32bit = task.is_32bit;
     }
     for vcpu in &scenario.vcpus {
-        session.machine.add_vcpu(vcpu.task);
+        let id = session.machine.add_vcpu(vcpu.task);
+        session.machine.set_debug_extensions(id, vcpu.debug_extensions);
     }
     let before = session.machine.cost();
     let mut steps = Vec::new();
@@ -93,7 +94,7 @@ pub(super) fn perform_line(session: &mut Session, line: &Line, with_steps: bool)
         return Err(error(format!("the interruption: {}", session.explain(&misuse))));
     }
     if let Some((at, _)) = watch.interruption {
-        return Err(error(format!("@{at} is never reached: the event takes {} steps", watch.count)));
+        return Err(error(format!("{at} is never reached: the event takes {} steps", watch.count)));
     }
     if let (Some(Expectation::Bind(symbol)), Some(Outcome::Bound(id))) = (&line.expectation, &outcome) {
         session.bind(*symbol, *id);
@@ -128,18 +129,28 @@ fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepR
 struct Watch {
     steps: Option<Vec<String>>,
     count: usize,
-    interruption: Option<(usize, Event)>,
+    interruption: Option<(At, Event)>,
     failed: Option<Misuse>,
+}
+
+impl Watch {
+    fn interrupt(&mut self, machine: &mut Machine, now: At) {
+        if let Some((_, event)) = self.interruption.take_if(|(at, _)| *at == now)
+            && let Err(misuse) = machine.apply(&event, &mut ())
+        {
+            self.failed = Some(misuse);
+        }
+    }
 }
 
 impl Probe for Watch {
     fn before(&mut self, machine: &mut Machine, _: CpuId) {
         self.count += 1;
-        if let Some((_, event)) = self.interruption.take_if(|(at, _)| *at == self.count)
-            && let Err(misuse) = machine.apply(&event, &mut ())
-        {
-            self.failed = Some(misuse);
-        }
+        self.interrupt(machine, At::Step(self.count));
+    }
+
+    fn before_entry(&mut self, machine: &mut Machine, _: CpuId) {
+        self.interrupt(machine, At::Entry);
     }
 
     fn step(&mut self, _: CpuId, step: Step) {

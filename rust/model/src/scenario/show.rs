@@ -31,7 +31,9 @@ pub fn show_event(event: &Event, names: &Names) -> String {
         Event::PtracePeek { tracer, tracee, dr } => format!("{} ptrace_peek {} DR{dr}", task(tracer), task(tracee)),
         Event::Attach { tracer, tracee } => format!("{} attach {}", task(tracer), task(tracee)),
         Event::Detach { tracer, tracee } => format!("{} detach {}", task(tracer), task(tracee)),
-        Event::Fork { parent, child } => format!("{} fork {}", task(parent), task(child)),
+        Event::Fork { parent, child, thread } => {
+            format!("{} fork {}{}", task(parent), task(child), if thread { " thread" } else { "" })
+        }
         Event::Exec(id) => format!("{} exec", task(id)),
         Event::Exit(id) => format!("{} exit", task(id)),
         Event::Migrate(id, cpu) => format!("{} migrate cpu{}", task(id), cpu.0),
@@ -95,6 +97,15 @@ pub fn show_event(event: &Event, names: &Names) -> String {
             text
         }
         Event::Init(vcpu) => format!("{} init", names.vcpu(vcpu)),
+        Event::Smi(vcpu) => format!("{} smi", names.vcpu(vcpu)),
+        Event::Rsm(vcpu) => format!("{} rsm", names.vcpu(vcpu)),
+        Event::TaskSwitch(vcpu) => format!("{} task_switch", names.vcpu(vcpu)),
+        Event::NestedEntry { vcpu, dr6, dr7, intercepts_db } => {
+            let field = |number, value: Option<u64>| value.map(|v| format!(" dr{number}={v:#x}")).unwrap_or_default();
+            let db = if intercepts_db { " intercept_db" } else { "" };
+            format!("{} nested_entry{}{}{db}", names.vcpu(vcpu), field(6, dr6), field(7, dr7))
+        }
+        Event::NestedExit(vcpu) => format!("{} nested_exit", names.vcpu(vcpu)),
     }
 }
 
@@ -104,6 +115,7 @@ fn show_attr(attr: Attr) -> String {
         (attr.pinned, "pinned"),
         (attr.disabled, "disabled"),
         (attr.inherit, "inherit"),
+        (attr.inherit_thread, "inherit_thread"),
         (attr.exclude_user, "exclude_user"),
         (attr.exclude_kernel, "exclude_kernel"),
         (attr.sigtrap, "sigtrap"),
@@ -185,6 +197,8 @@ fn show_debug(debug: GuestDebug) -> String {
         (GuestDebug::USE_SW_BP, " sw"),
         (GuestDebug::SINGLESTEP, " step"),
         (GuestDebug::INJECT_DB, " inject_db"),
+        (GuestDebug::INJECT_BP, " inject_bp"),
+        (GuestDebug::BLOCKIRQ, " blockirq"),
     ];
     let mut text: String =
         flags.into_iter().filter(|(bit, _)| debug.control & bit != 0).map(|(_, name)| name).collect();
@@ -218,6 +232,8 @@ pub fn show_outcome(outcome: &Outcome, session: &Session) -> String {
         }
         Outcome::Exception { vector, .. } => show_vector(*vector).to_owned(),
         Outcome::ExitDebug { dr6, dr7 } => format!("exit debug dr6={dr6:#010x} dr7={dr7:#010x}"),
+        Outcome::ExitNested { dr6, dr7 } => format!("exit nested dr6={dr6:#010x} dr7={dr7:#010x}"),
+        Outcome::ExitFailEntry => "exit fail_entry".to_owned(),
         Outcome::Registers(registers) => show_registers(registers),
         Outcome::Slots(slots) => {
             let slots = (0..).zip(slots).map(|(i, holder)| match holder {
@@ -269,6 +285,8 @@ pub(super) fn show_expectation(expectation: &Expectation, names: &Names) -> Stri
             format!("{}{}{}", show_vector(*vector), field("dr6", *dr6), if *fault { " fault" } else { "" })
         }
         Expectation::ExitDebug { dr6, dr7 } => format!("exit debug{}{}", field("dr6", *dr6), field("dr7", *dr7)),
+        Expectation::ExitNested { dr6, dr7 } => format!("exit nested{}{}", field("dr6", *dr6), field("dr7", *dr7)),
+        Expectation::ExitFailEntry => "exit fail_entry".to_owned(),
         Expectation::Registers(fields) => {
             let fields = fields.iter().map(|(number, value)| match number {
                 6 | 7 => format!("dr{number}={value:#010x}"),
@@ -299,6 +317,7 @@ pub fn show_step(step: Step) -> String {
         Step::WriteDr(dr, value) => format!("mov {}, {value:#x}", show_dr(dr)),
         Step::ReadDr(dr, value) => format!("read {} -> {value:#x}", show_dr(dr)),
         Step::WriteField(field, value) => format!("write {} = {value:#x}", show_field(field)),
+        Step::Entry => "enter the guest".to_owned(),
         Step::ReadField(field, value) => format!("read {} -> {value:#x}", show_field(field)),
     }
 }
@@ -341,12 +360,13 @@ impl fmt::Display for Scenario {
             writeln!(f, "{}", if task.is_32bit { " bits=32" } else { "" })?;
         }
         for (id, vcpu) in (0..).map(crate::VcpuId).zip(&self.vcpus) {
-            writeln!(f, "vcpu    {} task={}", self.names.vcpu(id), self.names.task(vcpu.task))?;
+            let de = if vcpu.debug_extensions { " de=1" } else { "" };
+            writeln!(f, "vcpu    {} task={}{de}", self.names.vcpu(id), self.names.task(vcpu.task))?;
         }
         for line in &self.lines {
             f.write_str(&show_event(&line.event, &self.names))?;
             if let Some((at, event)) = &line.interruption {
-                write!(f, " @{at} {}", show_event(event, &self.names))?;
+                write!(f, " {at} {}", show_event(event, &self.names))?;
             }
             if let Some(expectation) = &line.expectation {
                 write!(f, " => {}", show_expectation(expectation, &self.names))?;
@@ -376,6 +396,7 @@ fn show_options(scenario: &Scenario) -> String {
         ("hypervisor", options.hypervisor, default.hypervisor),
         ("fred", options.fred, default.fred),
         ("disabled_match", options.disabled_match, default.disabled_match),
+        ("decode_assists", options.decode_assists, default.decode_assists),
         ("kprobes", options.kprobes, default.kprobes),
     ];
     for (key, value, _) in bits.into_iter().filter(|(_, value, default)| value != default) {

@@ -62,7 +62,7 @@ impl Ledger {
                 // Accepted or not, what is left is what attr.disabled says (M7).
                 asked.enabled = !asked.attr.disabled;
             }
-            (Event::Fork { parent, child }, Outcome::Ok) => {
+            (Event::Fork { parent, child, .. }, Outcome::Ok) => {
                 for asked in self.counters.values_mut() {
                     if asked.descriptors.contains(parent) {
                         asked.descriptors.push(*child);
@@ -118,7 +118,7 @@ impl Ledger {
                 guest.injected = false;
                 guest.dr7 &= !Dr7::GD;
             }
-            (Event::Init(_), Outcome::Ok) => *guest = Guest { injected: guest.injected, ..Guest::default() },
+            (Event::Init(_), Outcome::Ok) => *guest = Guest::default(),
             _ => {}
         }
     }

@@ -3,8 +3,8 @@
 use debugreg::{Dr7, Registers};
 use debugreg_model::policy::HostHalf;
 use debugreg_model::{
-    Capabilities, CounterId, CpuId, Delta, Event, Holder, Insn, Machine, Options, Outcome, Policy, State, TaskId,
-    VcpuId,
+    Capabilities, CounterId, CpuId, Delta, Event, GuestDebug, Holder, Insn, Machine, Options, Outcome, Policy, State,
+    TaskId, VcpuId,
 };
 use proptest::prelude::*;
 
@@ -69,7 +69,7 @@ impl Walk {
                 // The place of a child that was refused is the next one's.
                 let machine = &mut self.machine;
                 let child = *self.unborn.get_or_insert_with(|| machine.add_sleeping_task(CpuId(0), Capabilities::Root));
-                Event::Fork { parent, child }
+                Event::Fork { parent, child, thread: false }
             }
             Op::Exec(task) => Event::Exec(self.task(task)),
             Op::Exit(task) => Event::Exit(self.task(task)),
@@ -103,11 +103,15 @@ impl Walk {
     pub(crate) fn documented(&self, event: &Event) -> Option<&'static str> {
         let has = |delta| self.machine.policy.has(delta);
         match *event {
-            Event::SetGuestDebug(vcpu, _) if self.machine.vcpu(vcpu).wont_exit => Some(
+            Event::SetGuestDebug(vcpu, _) if self.machine.vcpu(vcpu).wont_exit && has(Delta::Z1) => Some(
                 "Z-1: a debugger attaches while the window is open; the next exit stores its registers as the guest's",
             ),
             Event::Init(_) if has(Delta::H11) || has(Delta::H13) => {
                 Some("H-11, H-13: INIT left the old addresses to be loaded, and took the debugger's DR7 away")
+            }
+            Event::SetDebugregs { .. } if has(Delta::H11) => Some("H-11: the old addresses are loaded"),
+            Event::SetGuestDebug(_, debug) if debug.control & GuestDebug::USE_HW_BP != 0 && has(Delta::H33) => {
+                Some("H-33: the guest reads the debugger's DR7")
             }
             Event::MovToDr { dr: 7, value, .. } if value & Dr7::GD != 0 && has(Delta::H15) => {
                 Some("H-15: GD survives the #DB that KVM injects again")
@@ -234,8 +238,9 @@ impl Walk {
         let vcpu = self.machine.vcpu(guest);
         let Guest { dr, dr7, .. } = self.ledger.guests[guest.index()];
         prop_assert_eq!((vcpu.own.dr, vcpu.own.dr7), (dr, dr7), "{:?} after {:?}", guest, op);
-        if vcpu.effective().dr7 & Dr7::GD != 0 {
-            return Ok(()); // Each read would be a #DB.
+        // Each read would be a #DB: of the debugger's GD, or, where the access is emulated, of the guest's own.
+        if (vcpu.effective().dr7 | dr7) & Dr7::GD != 0 {
+            return Ok(());
         }
         for (number, own) in (0..).zip(dr).chain([(7, dr7)]) {
             let read = Event::MovFromDr { vcpu: guest, dr: number, cpl: 0 };

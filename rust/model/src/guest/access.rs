@@ -1,0 +1,57 @@
+//! A guest's access to memory or to a port, by the processor.
+
+use debugreg::Dr6;
+use debugreg::trip::Access;
+
+use crate::VcpuId;
+use crate::event::{Insn, Misuse, Outcome};
+use crate::hit::{Exception, fault, parts, trap};
+use crate::machine::Machine;
+use crate::step::Probe;
+
+impl Machine {
+    /// A memory or port access of the guest. Several #DBs of one instruction follow one another, and the first is told; one
+    /// that the debugger hears of ends the guest's turn.
+    pub(crate) fn guest_access<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        access: Access,
+        insn: Insn,
+        emulated: bool,
+        probe: &mut P,
+    ) -> Result<Outcome, Misuse> {
+        let cpu = self.in_guest(id)?;
+        if emulated {
+            self.unprotected()?;
+        }
+        let behind_mov_ss = std::mem::replace(&mut self.vcpus[id.index()].mov_ss, insn == Insn::MovSs);
+        if emulated {
+            return self.emulated_access(id, cpu, access, insn, behind_mov_ss, probe);
+        }
+        let mut first = None;
+        // MOV SS holds the next instruction's fault off on Intel (SDM vol. 3, "Masking Exceptions and Interrupts When
+        // Switching Stacks"), on AMD it does not.
+        let held_off = behind_mov_ss && !self.is_amd();
+        if let Some(exception) = fault(&self.cpu(cpu).bank.hardware, access, &self.options).filter(|_| !held_off) {
+            first = Some(self.guest_db(id, cpu, exception, probe));
+        }
+        for part in parts(access, insn) {
+            if self.cpu(cpu).guest != Some(id) {
+                break;
+            }
+            let trapped = trap(&self.cpu(cpu).bank.hardware, part, insn, &self.options);
+            // TF is set for every instruction while a debugger single-steps, whether the guest has set it or not.
+            let stepped = self.vcpu(id).is_stepped().then_some(Exception { events: Dr6::BS, is_fault: false });
+            if let Some(exception) = trapped.into_iter().chain(stepped).reduce(merge) {
+                let outcome = self.guest_db(id, cpu, exception, probe);
+                first.get_or_insert(outcome);
+            }
+        }
+        Ok(first.unwrap_or_else(Outcome::nothing))
+    }
+}
+
+/// What happens at one boundary is reported at once.
+fn merge(a: Exception, b: Exception) -> Exception {
+    Exception { events: a.events | b.events, ..a }
+}
