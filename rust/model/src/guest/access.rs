@@ -22,11 +22,11 @@ impl Machine {
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
         if emulated {
-            self.unprotected()?;
+            self.can_emulate(insn)?;
         }
         let behind_mov_ss = std::mem::replace(&mut self.vcpus[id.index()].mov_ss, insn == Insn::MovSs);
         if emulated {
-            return self.emulated_access(id, cpu, access, insn, behind_mov_ss, probe);
+            return Ok(self.emulated_access(id, cpu, access, insn, behind_mov_ss, probe));
         }
         let mut first = None;
         // MOV SS holds the next instruction's fault off on Intel (SDM vol. 3, "Masking Exceptions and Interrupts When

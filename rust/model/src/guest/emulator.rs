@@ -15,6 +15,15 @@ use crate::vcpu::DebugExit;
 use crate::{CpuId, VcpuId};
 
 impl Machine {
+    /// Whether there is an instruction for the emulator to perform.
+    pub(super) fn can_emulate(&self, insn: Insn) -> Result<(), Misuse> {
+        self.unprotected()?;
+        if insn == Insn::Icebp {
+            return Err(Misuse::NotExpressible("KVM's emulator does not know INT1"));
+        }
+        Ok(())
+    }
+
     pub(super) fn emulated_access<P: Probe>(
         &mut self,
         id: VcpuId,
@@ -23,10 +32,7 @@ impl Machine {
         insn: Insn,
         behind_mov_ss: bool,
         probe: &mut P,
-    ) -> Result<Outcome, Misuse> {
-        if insn == Insn::Icebp {
-            return Err(Misuse::NotExpressible("KVM's emulator does not know INT1"));
-        }
+    ) -> Outcome {
         let policy = self.policy;
         let vcpu = *self.vcpu(id);
         if access.what == What::Execute && policy.emulator_checks_code() {
@@ -36,7 +42,7 @@ impl Machine {
                 let events = hits(vcpu.eff_db, vcpu.guest_debug_dr7);
                 if events != 0 {
                     self.leave(id, cpu, probe);
-                    return Ok(self.emulated_db(id, cpu, events, true, probe));
+                    return self.emulated_db(id, cpu, events, true, probe);
                 }
             }
             let minds_guests = !vcpu.debugger_owns() || policy.has(Delta::H21);
@@ -44,14 +50,14 @@ impl Machine {
             let events = if minds_guests && !held_off { hits(vcpu.db, vcpu.dr7) } else { 0 };
             if events != 0 {
                 self.leave(id, cpu, probe);
-                return Ok(self.guests_emulated_db(id, cpu, events, !policy.has(Delta::H20), probe));
+                return self.guests_emulated_db(id, cpu, events, !policy.has(Delta::H20), probe);
             }
         }
         if vcpu.is_stepped() || insn == Insn::PopfTf {
             self.leave(id, cpu, probe);
-            return Ok(self.single_step(id, cpu, probe));
+            return self.single_step(id, cpu, probe);
         }
-        Ok(Outcome::nothing())
+        Outcome::nothing()
     }
 
     /// The end of an instruction that KVM has performed under TF (`kvm_vcpu_do_singlestep`).

@@ -143,7 +143,7 @@ fn state(first: Word<'_>, words: &mut Words<'_>, names: &Names) -> Result<Expect
     let (mut registers, mut slots) = (Vec::new(), Vec::new());
     let mut next = Some(first);
     while let Some(word) = next {
-        let (key, text) = word.text.split_once('=').unwrap_or((word.text, ""));
+        let (key, text) = word.text.split_once('=').unwrap_or_default();
         let index = key.get(1..).and_then(|rest| rest.strip_prefix('r').or(Some(rest))).and_then(parse_number);
         match (key.as_bytes().first(), index) {
             (Some(b'd'), Some(n @ (0..=3 | 6 | 7))) if key.starts_with("dr") => registers.push((n as u8, value(word)?)),
