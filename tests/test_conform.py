@@ -102,7 +102,7 @@ def test_a_mistake_in_a_file_is_said_with_its_place(tmp_path):
 
 def test_the_document_has_the_contracts_fields():
     difference = WorldDifference("# t\n", 1, "ok", "EINVAL")
-    document = dr.Conformance("kernel", 1, 2, (difference,), ()).to_dict()
+    document = dr.Conformance("kernel", 1, 2, 3, (difference,), ()).to_dict()
     assert json.loads(json.dumps(document)) == document
     assert document.keys() >= {"world", "scenarios", "steps", "differences"}
     assert document["differences"] == [{"scenario": "# t\n", "line": 1, "expected": "ok", "observed": "EINVAL"}]

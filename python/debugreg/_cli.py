@@ -27,17 +27,19 @@ __all__ = [
     "COMMANDS",
     "command",
     "console",
+    "kernel_option",
     "policy_option",
     "print_json",
     "progress",
     "run",
+    "tell",
     "vendor_option",
 ]
 
 # name: (module of debugreg._commands that has a function of that name, short help)
 COMMANDS = {
     "compare": ("compare", "Compare every policy on a real trace: what it costs, what it keeps."),
-    "conform": ("conform", "Compare the model with the kernel that is running."),
+    "conform": ("conform", "Compare the model with a kernel: the running one, or one under QEMU."),
     "decode": ("codec", "Show what the bits of DR7 or DR6 say."),
     "encode": ("codec", "Show the DR7 that arms a slot."),
     "policies": ("policies", "List the policies and their deltas."),
@@ -107,6 +109,17 @@ def vendor_option(function: _F) -> _F:
     """Give a command `--vendor`."""
     text = "Whose virtualisation. Default: what the file says, else amd."
     return click.option("--vendor", type=click.Choice(["intel", "amd"]), help=text)(function)
+
+
+def kernel_option(function: _F) -> _F:
+    """Give a command `--kernel`."""
+    text = "Which Debian kernel the world vm boots. Default: 6.12."
+    return click.option("--kernel", type=click.Choice(["6.12", "6.1"]), help=text)(function)
+
+
+def tell(line: str) -> None:
+    """Say on stderr what takes long and is worth knowing."""
+    print("debugreg:", line, file=sys.stderr)
 
 
 @contextmanager

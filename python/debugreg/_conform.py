@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from debugreg import _core
 from debugreg._paths import several
@@ -42,6 +42,8 @@ class Conformance:
     """How many scenarios were performed in both worlds."""
     steps: int
     """How many of their lines could be observed."""
+    moves: int
+    """How many MOV to and from debug registers were compared, each with its value: an emulated machine shows them."""
     differences: tuple[WorldDifference, ...]
     disturbed: tuple[str, ...]
     """Scenarios that differed once and not again: somebody disturbed the machine."""
@@ -56,6 +58,7 @@ class Conformance:
             "world": self.world,
             "scenarios": self.scenarios,
             "steps": self.steps,
+            "moves": self.moves,
             "differences": [
                 {"scenario": d.scenario, "line": d.line, "expected": d.expected, "observed": d.observed}
                 for d in self.differences
@@ -71,17 +74,23 @@ def conform(
     seed: int = 1,
     hazardous: bool = False,
     guests: bool = False,
+    world: Literal["kernel", "vm"] = "kernel",
+    kernel: Literal["6.12", "6.1"] = "6.12",
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Conformance:
-    """Compare the model with the kernel that is running.
+    """Compare the model with the kernel that is running, or with a Debian kernel under QEMU's emulation.
 
     Args:
         files: Scenarios; those that are about another kernel are left out.
         count: How many random scenarios come after them.
         seed: What the random ones are determined by.
         hazardous: Whether to perform what can harm the host.
-        guests: Whether most of the random ones have guests (on /dev/kvm).
+        guests: Whether most of the random ones have guests, which need /dev/kvm.
+        world: Which kernel: the one that is running, or an emulated one, whose registers are compared as well.
+        kernel: Which one is emulated.
         progress: Called now and then with the number of scenarios done, and of differences.
+        tell: Called with a line about what takes long, as fetching QEMU and a kernel; without it nothing is fetched.
 
     Returns:
         What differs, each in the shortest scenario that was found.
@@ -94,7 +103,7 @@ def conform(
 
     Example:
         >>> conform(count=200, seed=1)  # doctest: +SKIP
-        Conformance(world='kernel', scenarios=200, steps=4715, differences=(), disturbed=())
+        Conformance(world='kernel', scenarios=200, steps=4715, moves=0, differences=(), disturbed=())
     """
     for name, value in (("count", count), ("seed", seed)):
         if not 0 <= value < 1 << 64:
@@ -108,10 +117,16 @@ def conform(
         _, mistake = _core.scenario_declares(texts[-1])
         if mistake is not None:
             raise_trouble(("scenario", *mistake), path)
-    result, trouble = _core.kernel_conform(texts, count, seed, hazardous, guests, progress)
+    if world == "vm":
+        from debugreg._vm.machine import Machine
+
+        with Machine(kernel, tell) as machine:
+            policy = machine.kernel.policy
+            result, trouble = _core.vm_conform(texts, count, seed, hazardous, guests, progress, policy, machine.perform)
+    else:
+        result, trouble = _core.kernel_conform(texts, count, seed, hazardous, guests, progress)
     if result is None:
         raise_trouble(trouble)
-    scenarios, steps, differences, disturbed = result
-    return Conformance(
-        "kernel", scenarios, steps, tuple(WorldDifference(*one) for one in differences), tuple(disturbed)
-    )
+    scenarios, steps, moves, differences, disturbed = result
+    told = tuple(WorldDifference(*one) for one in differences)
+    return Conformance(world, scenarios, steps, moves, told, tuple(disturbed))

@@ -43,6 +43,11 @@ __all__ = [
     "scenario_declares",
     "scenario_format",
     "scenario_run",
+    "vm_boot",
+    "vm_conform",
+    "vm_plugin",
+    "vm_run",
+    "vm_watch",
 ]
 
 DR6_IDLE: Final[int]
@@ -156,7 +161,10 @@ class KernelWorld:
     """
     The processes that perform scenarios on the running kernel; started by the first one.
     """
-    def __new__(cls, /) -> KernelWorld: ...
+    def __new__(cls, policy: str | None = None, /) -> KernelWorld:
+        """
+        With the name of a policy: the kernel is like that, and its machine is emulated.
+        """
     def close(self, /) -> None:
         """
         End the processes.
@@ -464,7 +472,7 @@ def kernel_conform(
     guests: bool,
     progress: Any | None,
     /,
-) -> tuple[tuple[int, int, list[tuple[str, int, str, str]], list[str]] | None, tuple[str, int, int, str] | None]:
+) -> tuple[tuple[int, int, int, list[tuple[str, int, str, str]], list[str]] | None, tuple[str, int, int, str] | None]:
     """
     Compare model and kernel on scenarios, given as text, and on random ones; or what went wrong.
 
@@ -518,4 +526,60 @@ def scenario_run(
 ]:
     """
     Run a scenario and return whether it holds, its steps and its cost; or the first mistake.
+    """
+
+def vm_boot(modules: SupportsGetItem[int, tuple[str, SupportsGetItem[int, SupportsIndex]]], /) -> str | None:
+    """
+    Mount /proc, /sys and /dev and load modules, as the first process of a machine, and return what went wrong.
+    """
+
+def vm_conform(
+    texts: SupportsGetItem[int, str],
+    count: SupportsIndex,
+    seed: SupportsIndex,
+    hazardous: bool,
+    guests: bool,
+    progress: Any | None,
+    policy: str,
+    perform: Any,
+    /,
+) -> tuple[tuple[int, int, int, list[tuple[str, int, str, str]], list[str]] | None, tuple[str, int, int, str] | None]:
+    """
+    Compare model and emulated machine on scenarios, given as text, and on random ones; or what went wrong.
+
+    Args:
+        texts: The scenarios.
+        count: How many random ones come after them.
+        seed: What they are determined by.
+        hazardous: Whether to perform what can harm the machine.
+        guests: Whether most of the random ones have guests.
+        progress: Called now and then with the number of scenarios done, and of differences.
+        policy: The model of its kernel.
+        perform: Called with a scenario and `hazardous`; returns the machine's answer and its log.
+    """
+
+def vm_plugin() -> bytes:
+    """
+    Return the plugin of the emulator, a shared library.
+    """
+
+def vm_run(
+    text: str, hazardous: bool, policy: str, perform: Any, /
+) -> tuple[
+    tuple[bool, list[tuple[int, str, str | None, str | None, bool | None, str | None, list[str]]]] | None,
+    tuple[str, int, int, str] | None,
+]:
+    """
+    Run a scenario on an emulated machine and return whether it holds and its steps; or what went wrong.
+
+    Args:
+        text: The scenario.
+        hazardous: Whether to perform what can harm the machine.
+        policy: The model of its kernel.
+        perform: Called with `text` and `hazardous`; returns the machine's answer and its log.
+    """
+
+def vm_watch(symbols: str, /) -> None:
+    """
+    Have the plugin of the emulator log the entries of the kernel's functions, given what /proc/kallsyms says.
     """

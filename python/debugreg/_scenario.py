@@ -12,7 +12,7 @@ from debugreg._paths import several
 from debugreg.errors import ScenarioError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from debugreg._paths import Paths
 
@@ -92,8 +92,10 @@ def run(
     policies: Sequence[str] = (),
     vendor: Literal["intel", "amd"] | None = None,
     steps: bool = False,
-    world: Literal["model", "kernel"] = "model",
+    world: Literal["model", "kernel", "vm"] = "model",
     hazardous: bool = False,
+    kernel: Literal["6.12", "6.1"] = "6.12",
+    tell: Callable[[str], None] | None = None,
 ) -> list[ScenarioReport]:
     """Run scenarios, each under each policy.
 
@@ -102,8 +104,11 @@ def run(
         policies: Under which; default: those of the file's `machine` line, else `linux`.
         vendor: Whose virtualisation; default: the `machine` line's, else AMD.
         steps: Whether to list the steps of each event.
-        world: Where: in the model, or on the kernel that is running, which has one policy and shows no steps.
+        world: Where: in the model; on the kernel that is running, which has one policy and shows no steps; or on a
+            Debian kernel under QEMU's emulation, which has one policy and shows each MOV to and from a debug register.
         hazardous: Whether to perform on a real kernel what can harm it.
+        kernel: Which kernel is emulated.
+        tell: Called with a line about what takes long, as fetching QEMU and a kernel; without it nothing is fetched.
 
     Returns:
         A report for each file and policy, in that order.
@@ -120,6 +125,12 @@ def run(
         if policies or vendor or steps:
             raise ValueError("the running kernel has one policy and one vendor, and shows no steps")
         return run_on_kernel(several(files), hazardous=hazardous)
+    if world == "vm":
+        from debugreg._world import run_in_vm
+
+        if policies or vendor:
+            raise ValueError("the emulated kernel has one policy and one vendor")
+        return run_in_vm(several(files), hazardous=hazardous, kernel=kernel, tell=tell)
     names = [_core.policy_name(policy) for policy in policies]
     reports: list[ScenarioReport] = []
     for file in several(files):

@@ -6,7 +6,7 @@ use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{At, Expectation, Line, Scenario, Session, TaskDeclaration, VcpuDeclaration};
 use debugreg_model::{
     Attr, BpType, Capabilities, Changes, CounterId, CpuId, DrAccess, Event, ExitReason, GuestDebug, Insn, Kgdb, Nmi,
-    Options, Scope, TaskId, VcpuId, Vendor,
+    Options, Processor, Scope, TaskId, VcpuId, Vendor,
 };
 
 use crate::policy;
@@ -367,6 +367,8 @@ fn options(u: &mut Unstructured<'_>) -> Result<Options> {
         decode_assists: u.arbitrary()?,
         kprobes: u.arbitrary()?,
         kgdb_early: u.ratio(1, 4)?,
+        // The properties are the processor's; an emulator's faults break them.
+        processor: Processor::Real,
     })
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -16,23 +16,41 @@ if TYPE_CHECKING:
 @_cli.command(example="debugreg conform --on kernel --count 1000 scenarios/host/*.scn")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option(
-    "--on", type=click.Choice(["kernel"]), default="kernel", show_default=True, help="With which world to compare."
+    "--on",
+    "world",
+    type=click.Choice(["kernel", "vm"]),
+    default="kernel",
+    show_default=True,
+    help="With which world to compare: the kernel that is running (needs root), or one under QEMU.",
 )
+@_cli.kernel_option
 @click.option("--count", type=click.IntRange(0, 2**64 - 1), default=100, show_default=True, help="Random scenarios.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=1, show_default=True, help="What they are determined by."
 )
 @click.option("--guests", is_flag=True, help="Random scenarios with guests (on /dev/kvm), most of them.")
 @click.option("--hazardous", is_flag=True, help="Perform what can harm the host, too.")
-def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, guests: bool, hazardous: bool, as_json: bool) -> int:
-    """Compare the model with the kernel that is running.
+def conform(
+    *,
+    files: tuple[str, ...],
+    world: Literal["kernel", "vm"],
+    kernel: Literal["6.12", "6.1"] | None,
+    count: int,
+    seed: int,
+    guests: bool,
+    hazardous: bool,
+    as_json: bool,
+) -> int:
+    """Compare the model with a kernel.
 
     Performs scenarios, and then random ones, in the model and in that world. A difference is made as short as it can
     be, and printed as a scenario.
 
     Exit code 0 if nothing differs, 1 if something does, 2 if a file has a mistake, 3 if the world is not available.
     """
-    with _cli.progress(f"comparing with the {on}") as tell:
+    if world != "vm" and kernel:
+        raise click.UsageError("--kernel: it is the world vm that has a choice of kernels")
+    with _cli.progress(f"comparing with the {world}") as tell:
         total = len(files) + count
         result = conform_worlds(
             files,
@@ -40,6 +58,9 @@ def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, guests: b
             seed=seed,
             hazardous=hazardous,
             guests=guests,
+            world=world,
+            kernel=kernel or "6.12",
+            tell=_cli.tell,
             progress=lambda done, differences: tell(f"({differences} differences)", done, total),
         )
     if as_json:
@@ -65,4 +86,5 @@ def _show(result: Conformance) -> None:
         console.print(Text(f"differed once and not again, somebody disturbed the machine: {title}", style="dim"))
     many = len(result.differences)
     verdict = f"[red]{many} difference{'s' if many != 1 else ''}" if many else "[green]no difference"
-    console.print(f"{result.scenarios:,} scenarios, {result.steps:,} lines observed: {verdict}")
+    moves = f", {result.moves:,} accesses to debug registers" if result.moves else ""
+    console.print(f"{result.scenarios:,} scenarios, {result.steps:,} lines{moves} observed: {verdict}")

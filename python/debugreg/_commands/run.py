@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 @click.option(
     "--on",
     "world",
-    type=click.Choice(["model", "kernel"]),
+    type=click.Choice(["model", "kernel", "vm"]),
     default="model",
     show_default=True,
-    help="In which world: in the model, or on the kernel that is running (needs root).",
+    help="In which world: in the model, on the kernel that is running (needs root), or on one under QEMU.",
 )
+@_cli.kernel_option
 @click.option("--hazardous", is_flag=True, help="Perform on a real kernel what can harm it.")
 @click.option("--steps", is_flag=True, help="List the steps that each event takes, as @N numbers them.")
 def run(
@@ -35,7 +36,8 @@ def run(
     policy: tuple[str, ...],
     vendor: Literal["intel", "amd"] | None,
     steps: bool,
-    world: Literal["model", "kernel"],
+    world: Literal["model", "kernel", "vm"],
+    kernel: Literal["6.12", "6.1"] | None,
     hazardous: bool,
     as_json: bool,
 ) -> int:
@@ -45,12 +47,28 @@ def run(
     """
     if world == "kernel" and (policy or vendor or steps):
         raise click.UsageError("--on kernel: the running kernel has one policy and one vendor, and shows no steps")
-    reports = run_scenarios(files, policies=policy, vendor=vendor, steps=steps, world=world, hazardous=hazardous)
+    if world == "vm" and (policy or vendor):
+        raise click.UsageError("--on vm: the emulated kernel has one policy and one vendor")
+    if world != "vm" and kernel:
+        raise click.UsageError("--kernel: it is the world vm that has a choice of kernels")
+    reports = run_scenarios(
+        files,
+        policies=policy,
+        vendor=vendor,
+        steps=steps,
+        world=world,
+        hazardous=hazardous,
+        kernel=kernel or "6.12",
+        tell=_cli.tell,
+    )
     if as_json:
         _cli.print_json([report.to_dict(with_steps=steps) for report in reports])
     else:
         _show(reports, with_steps=steps)
     return 0 if all(reports) else 1
+
+
+_WHERE = {"kernel": "on the kernel that is running", "vm": "on the emulated machine"}
 
 
 def _show(reports: list[ScenarioReport], *, with_steps: bool) -> None:
@@ -68,7 +86,7 @@ def _show(reports: list[ScenarioReport], *, with_steps: bool) -> None:
         if report.world != "model":
             unobserved = sum(step.unobserved is not None for step in report.steps)
             console.print(
-                f"[bold]{escape(report.file)}[/] {verdict} on the {report.world} that is running: "
+                f"[bold]{escape(report.file)}[/] {verdict} {_WHERE[report.world]}: "
                 f"{checked - len(failed)} of {checked} expectations; {unobserved} lines unobserved",
                 soft_wrap=True,
             )

@@ -85,15 +85,18 @@ impl Machine {
     ) -> Result<Outcome, Misuse> {
         let cpu = self.running_on(task)?;
         let mut heard = Heard::default();
-        if let Some(exception) = fault(&self.cpu(cpu).bank.hardware, access, &self.options) {
+        if let Some(exception) = self.fault(cpu, access) {
             // The handler sets RF, and the instruction runs; or it does not, and the fault comes again.
             if !self.handle_db(task, cpu, exception, kernel, &mut heard, probe) && self.faults_again(cpu, access) {
                 return Ok(Outcome::Endless);
             }
         }
         for part in parts(access, insn) {
-            if let Some(exception) = trap(&self.cpu(cpu).bank.hardware, part, insn, &self.options) {
+            if let Some(exception) = self.trap(cpu, part, insn) {
                 self.handle_db(task, cpu, exception, kernel, &mut heard, probe);
+                if self.traps_once() {
+                    break;
+                }
             }
         }
         if heard.is_deadly && self.task(task).tracer.is_none() {
@@ -104,8 +107,8 @@ impl Machine {
         Ok(Outcome::Hits { counters, kgdb, sigtrap })
     }
 
-    fn faults_again(&self, cpu: CpuId, access: Access) -> bool {
-        fault(&self.cpu(cpu).bank.hardware, access, &self.options).is_some()
+    fn faults_again(&mut self, cpu: CpuId, access: Access) -> bool {
+        self.fault(cpu, access).is_some()
     }
 
     /// The #DB handler; whether the interrupted instruction runs when it returns although it is still watched (RF).

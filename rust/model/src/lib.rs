@@ -25,6 +25,7 @@ mod ptrace;
 pub mod scenario;
 mod step;
 mod task;
+mod tcg;
 mod thread;
 mod vcpu;
 
@@ -34,7 +35,7 @@ pub use event::{
     DrAccess, Errno, Event, ExitReason, GuestDebug, Holder, Insn, Kgdb, Misuse, Nmi, Outcome, Refusal, Scope, Vector,
 };
 pub use id::{ContextId, CounterId, CpuId, TaskId, VcpuId};
-pub use machine::{Cpu, Machine, Options, Vendor};
+pub use machine::{Cpu, Machine, Options, Processor, Vendor};
 pub use policy::{Delta, Policy};
 pub use step::{Field, Kvm, Mark, On, Probe, Step};
 pub use task::{Capabilities, Life, Task};

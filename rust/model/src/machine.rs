@@ -11,6 +11,7 @@ use crate::kgdb::Debugger;
 use crate::policy::{Delta, HostHalf, Policy};
 use crate::step::{Mark, On, Probe, counter_of};
 use crate::task::{Capabilities, Life, Task};
+use crate::tcg::Watchpoints;
 use crate::vcpu::Vcpu;
 use crate::{ContextId, CounterId, CpuId, TaskId, VcpuId};
 
@@ -31,6 +32,15 @@ impl Vendor {
             Vendor::Amd => "amd",
         }
     }
+}
+
+/// What the CPUs are.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Processor {
+    /// As the manuals say.
+    Real,
+    /// QEMU's emulation (TCG), with its known faults: `cpu=tcg`.
+    Tcg,
 }
 
 /// What kind of machine: the keys of a scenario's `machine` line.
@@ -57,6 +67,8 @@ pub struct Options {
     pub decode_assists: bool,
     /// `dbg_late_init` has not run yet: kgdb writes the registers itself.
     pub kgdb_early: bool,
+    /// What the CPUs are.
+    pub processor: Processor,
 }
 
 impl Default for Options {
@@ -72,6 +84,7 @@ impl Default for Options {
             kprobes: true,
             decode_assists: true,
             kgdb_early: false,
+            processor: Processor::Real,
         }
     }
 }
@@ -93,6 +106,8 @@ pub struct Cpu {
     pub is_online: bool,
     /// Under the delta `announce`: what a guest was lent, from its entry to its exit.
     pub(crate) loan: Option<Loan>,
+    /// How an emulator has armed them (`cpu=tcg`).
+    pub(crate) watchpoints: Watchpoints,
     /// The task context that is scheduled in (`cpuctx->task_ctx`).
     pub(crate) task_context: Option<ContextId>,
 }
@@ -120,6 +135,7 @@ impl Machine {
     pub fn new(options: Options, policy: Policy) -> Machine {
         let cpus = (0..options.cpus).map(|cpu| Cpu {
             bank: Bank::RESET,
+            watchpoints: Watchpoints::default(),
             running: TaskId::IDLE,
             guest: None,
             context: ContextId::from(cpu),

@@ -1,9 +1,42 @@
-//! Both worlds, side by side: what the model says, the running kernel must do.
+//! Both worlds, side by side: what the model says, the kernel must do.
 
 use debugreg_model::scenario::{self, Expectation, Scenario};
 
 use crate::report::{Report, run};
-use crate::{Error, Going, World, generate, generate_guests, rehearse};
+use crate::{Error, Going, Likeness, World, generate, generate_guests, rehearse};
+
+/// Where scenarios are performed beside the model.
+pub trait Kernel {
+    /// The model of it.
+    fn likeness(&self) -> Likeness;
+
+    /// Performs a scenario and judges it.
+    ///
+    /// # Errors
+    ///
+    /// Everything that keeps it from going on. After [`Error::Lost`] it is as new.
+    fn run(&mut self, scenario: &Scenario, hazardous: bool, going: &mut Going<'_>) -> Result<Report, Error>;
+}
+
+/// The kernel that is running here.
+#[derive(Debug, Default)]
+pub struct Here(Option<World>);
+
+impl Kernel for Here {
+    fn likeness(&self) -> Likeness {
+        Likeness::running()
+    }
+
+    fn run(&mut self, scenario: &Scenario, hazardous: bool, going: &mut Going<'_>) -> Result<Report, Error> {
+        let mut world = match self.0.take() {
+            Some(world) => world,
+            None => World::new(self.likeness(), going)?,
+        };
+        let report = run(&mut world, scenario, hazardous, going)?;
+        self.0 = Some(world);
+        Ok(report)
+    }
+}
 
 /// What came of a comparison.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -12,6 +45,8 @@ pub struct Conformance {
     pub scenarios: u64,
     /// How many of their lines could be observed.
     pub steps: u64,
+    /// How many MOV to and from debug registers were compared.
+    pub moves: u64,
     /// What differs.
     pub differences: Vec<Difference>,
     /// Scenarios that differed once and not again: the machine was disturbed.
@@ -55,6 +90,7 @@ const HOST_ALONE: u64 = 4;
 ///
 /// No /dev/kvm where guests are wanted, a mistake in a file, and everything that keeps the world from going on. Differences are no error.
 pub fn conform(
+    kernel: &mut dyn Kernel,
     files: &[String],
     count: u64,
     seed: u64,
@@ -63,7 +99,8 @@ pub fn conform(
     progress: &mut (dyn FnMut(Progress) -> bool + '_),
 ) -> Result<Conformance, Error> {
     let mut result = Conformance::default();
-    let mut comparison = Comparison { world: None, hazardous };
+    let likeness = kernel.likeness();
+    let mut comparison = Comparison { kernel, likeness, hazardous };
     if guests {
         comparison.needs_guests(&mut || progress(Progress { done: 0, differences: 0 }))?;
     }
@@ -78,52 +115,53 @@ pub fn conform(
         }
         let mut going = || progress(now);
         let parsed = scenario::parse(&text)?;
-        let Some(parsed) = expecting(&parsed)? else { continue };
+        let Some(parsed) = expecting(&parsed, likeness)? else { continue };
         comparison.compare(&parsed, &mut result, &mut going)?;
         result.scenarios += 1;
     }
     Ok(result)
 }
 
-/// The scenario with the model's outcomes as expectations, if it is about a kernel like the running one.
-fn expecting(parsed: &Scenario) -> Result<Option<Scenario>, Error> {
-    let meant = |name: &String| debugreg_model::Policy::parse(name).is_ok_and(|policy| policy == rehearse::policy());
-    if !parsed.policies.is_empty() && !parsed.policies.iter().any(meant) {
+/// The scenario with the model's outcomes as expectations, if it is about a kernel like that one.
+fn expecting(parsed: &Scenario, likeness: Likeness) -> Result<Option<Scenario>, Error> {
+    if likeness.stranger(parsed).is_some() {
         return Ok(None);
     }
-    let mut parsed = parsed.clone();
-    parsed.policies.clear();
-    Ok(rehearse::annotated(&parsed).map(|text| scenario::parse(&text)).transpose()?)
+    let annotated = rehearse::annotated(&likeness.scenario(parsed), likeness.policy);
+    Ok(annotated.map(|text| scenario::parse(&text)).transpose()?)
 }
 
 /// A candidate again, if everything that its lines name is still there.
-fn without_what_is_gone(candidate: &Scenario) -> Option<Scenario> {
+fn without_what_is_gone(candidate: &Scenario, likeness: Likeness) -> Option<Scenario> {
     let mut bare = candidate.clone();
     for line in &mut bare.lines {
         line.expectation = line.expectation.take().filter(|expectation| matches!(expectation, Expectation::Bind(_)));
     }
     let bare = scenario::parse(&bare.to_string()).ok()?;
-    scenario::parse(&rehearse::annotated(&bare)?).ok()
+    scenario::parse(&rehearse::annotated(&bare, likeness.policy)?).ok()
 }
 
-struct Comparison {
-    world: Option<World>,
+struct Comparison<'k> {
+    kernel: &'k mut dyn Kernel,
+    likeness: Likeness,
     hazardous: bool,
 }
 
-impl Comparison {
+impl Comparison<'_> {
+    /// Has a guest entered, to see whether there can be any.
     fn needs_guests(&mut self, going: &mut Going<'_>) -> Result<(), Error> {
-        let world = World::new(going)?;
-        if let Some(why) = world.no_guests() {
-            return Err(Error::Unavailable(why));
+        let parsed = scenario::parse("task t\nvcpu v task=t\nv vm_entry\n")?;
+        let report = self.run(&parsed, going)?;
+        match report.steps.into_iter().find_map(|step| step.unobserved) {
+            Some(why) => Err(Error::Unavailable(why)),
+            None => Ok(()),
         }
-        self.world = Some(world);
-        Ok(())
     }
 
     fn compare(&mut self, parsed: &Scenario, into: &mut Conformance, going: &mut Going<'_>) -> Result<(), Error> {
         let first = self.run(parsed, going)?;
         into.steps += first.steps.iter().filter(|step| step.observed.is_some()).count() as u64;
+        into.moves += first.moves;
         if differing(&first).is_none() {
             return Ok(());
         }
@@ -170,7 +208,7 @@ impl Comparison {
     }
 
     fn still_differs(&mut self, candidate: &Scenario, going: &mut Going<'_>) -> Result<Option<Scenario>, Error> {
-        let Some(parsed) = without_what_is_gone(candidate) else { return Ok(None) };
+        let Some(parsed) = without_what_is_gone(candidate, self.likeness) else { return Ok(None) };
         for _ in 0..BELIEVED {
             if differing(&self.run(&parsed, going)?).is_none() {
                 return Ok(None);
@@ -180,24 +218,14 @@ impl Comparison {
     }
 
     fn run(&mut self, parsed: &Scenario, going: &mut Going<'_>) -> Result<Report, Error> {
-        let mut world = match self.world.take() {
-            Some(world) => world,
-            None => World::new(going)?,
-        };
-        let report = match run(&mut world, parsed, self.hazardous, going) {
+        match self.kernel.run(parsed, self.hazardous, going) {
             // Once may be bad luck.
-            Err(Error::Lost(_)) => {
-                drop(world);
-                world = World::new(going)?;
-                match run(&mut world, parsed, self.hazardous, going) {
-                    Err(Error::Lost(why)) => return Err(Error::Lost(format!("{why}, in\n{parsed}"))),
-                    other => other?,
-                }
-            }
-            other => other?,
-        };
-        self.world = Some(world);
-        Ok(report)
+            Err(Error::Lost(_)) => match self.kernel.run(parsed, self.hazardous, going) {
+                Err(Error::Lost(why)) => Err(Error::Lost(format!("{why}, in\n{parsed}"))),
+                other => other,
+            },
+            other => other,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use debugreg_model::scenario::{self, Session};
 use debugreg_model::{Capabilities, CounterId, CpuId, Outcome, State, TASK_SIZE_MAX, TaskId};
 use fastrand::Rng;
 
+use crate::likeness::Likeness;
 use crate::rehearse::{self, Overcommit};
 
 pub(crate) mod guests;
@@ -63,7 +64,7 @@ impl Generator {
         }
         // A file has an event.
         let parsed = scenario::parse(&format!("{head}cpu0 slots\n")).expect("declarations");
-        let session = rehearse::session(&parsed);
+        let session = rehearse::session(&parsed, Likeness::running().policy);
         Generator {
             rng,
             session,
@@ -428,7 +429,7 @@ mod tests {
             let text = generate(seed);
             assert_eq!(text, generate(seed));
             let parsed = scenario::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-            let report = scenario::run(&parsed, rehearse::policy(), None, false);
+            let report = Likeness::running().run(&parsed);
             let report = report.unwrap_or_else(|error| panic!("{error}\n{text}"));
             let failed = report.steps.iter().find(|step| step.ok == Some(false));
             assert!(failed.is_none(), "{failed:?}\n{text}");

@@ -12,7 +12,10 @@
 #![allow(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "arguments of system calls are words")]
 
 mod conform;
+mod emulated;
 mod generate;
+mod likeness;
+mod moves;
 mod rehearse;
 mod report;
 
@@ -20,6 +23,8 @@ mod report;
 mod agent;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod attr;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod boot;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod channel;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -39,10 +44,17 @@ mod world;
 use debugreg_model::scenario::ScenarioError;
 use thiserror::Error;
 
-pub use conform::{Conformance, Difference, Progress, conform};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use boot::boot;
+pub use conform::{Conformance, Difference, Here, Kernel, Progress, conform};
+pub use emulated::{STEPS_PLUGIN, watch};
 pub use generate::{generate, guests::generate_guests};
+pub use likeness::Likeness;
+pub use moves::compare_moves;
 pub use report::{Report, StepReport, run};
 pub use world::World;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub use world::boot;
 
 /// Asked now and then whether to go on.
 pub type Going<'a> = dyn FnMut() -> bool + 'a;

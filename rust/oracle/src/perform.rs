@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{Line, Scenario};
 use debugreg_model::{
-    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Refusal, TASK_SIZE_MAX,
-    TaskId,
+    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Processor, Refusal,
+    TASK_SIZE_MAX, TaskId,
 };
 
 use crate::agent::{INT1, Op, RET, TF};
@@ -17,7 +17,7 @@ use crate::report::Seen;
 use crate::ring::Ring;
 use crate::tasks::{Fate, Tasks};
 use crate::world::World;
-use crate::{Error, Going, rehearse};
+use crate::{Error, Going, emulated, rehearse};
 
 /// `PERF_EVENT_IOC_*`.
 const ENABLE: u64 = 0x2400;
@@ -68,8 +68,8 @@ struct Performance<'w> {
     paranoid: bool,
     /// Whether this kernel has kprobes, or lacks them, as the scenario says.
     kprobes: bool,
-    /// The line that would over-commit the registers, unless the caller has said that it may.
-    hazard: Option<usize>,
+    /// The line that would harm the machine, and why, unless the caller has said that it may.
+    hazard: Option<(usize, &'static str)>,
     /// Why nothing can be observed any more.
     blind: Option<String>,
     /// Why no number of hits can be.
@@ -96,8 +96,10 @@ impl World {
         }
         let paranoid = self.paranoid == Some(scenario.options.paranoid);
         let kprobes = self.kprobes == scenario.options.kprobes;
-        let sampling =
-            scenario.options.cpus == 1 && scenario.lines.iter().any(|line| matches!(line.event, Event::Slots(_)));
+        // The emulator reports one of several breakpoints at an address.
+        let sampling = self.likeness.processor == Processor::Real
+            && scenario.options.cpus == 1
+            && scenario.lines.iter().any(|line| matches!(line.event, Event::Slots(_)));
         for line in &scenario.lines {
             let touched = match line.event {
                 Event::TaskAccess { access, insn, .. } => (access, insn),
@@ -111,6 +113,7 @@ impl World {
                 self.have_page(page, going)?;
             }
         }
+        let likeness = self.likeness;
         let kind = Guests::look(self, scenario, going)?;
         let mut tasks = Tasks::start(self, scenario, going)?;
         let guests = Guests::start(&mut tasks, scenario, kind)?;
@@ -123,21 +126,25 @@ impl World {
             sampling,
             paranoid,
             kprobes,
-            hazard: if hazardous { None } else { rehearse::first_hazard(scenario) },
+            hazard: if hazardous { None } else { rehearse::first_hazard(scenario, likeness) },
             blind: None,
             uncounted: None,
         };
         let mut seen = Vec::new();
         for (at, line) in scenario.lines.iter().enumerate() {
-            if performance.hazard == Some(at) {
-                performance.blind =
-                    Some("more breakpoints than registers: hazardous, the kernel would warn".to_owned());
+            if let Some((_, why)) = performance.hazard.filter(|&(hazard, _)| hazard == at) {
+                performance.blind = Some(why.to_owned());
             }
+            emulated::mark_line(line.number);
             seen.push(performance.line(scenario, line)?);
+            if performance.blind.is_some() {
+                emulated::mark_blind();
+            }
             if !(performance.tasks.going)() {
                 return Err(Error::Interrupted);
             }
         }
+        emulated::mark_line(0);
         drop(performance.counters);
         performance.tasks.finish()?;
         Ok(seen)

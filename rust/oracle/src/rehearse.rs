@@ -1,15 +1,16 @@
 //! A scenario in the model first: what it comes to there, and whether it could harm a kernel.
 
 use debugreg::Dr;
+use debugreg::trip::What;
 use debugreg_model::scenario::{Expectation, Line, Scenario, Session, show_event, show_outcome};
-use debugreg_model::{CpuId, Event, Machine, Mark, Options, Outcome, Policy, Probe, Step};
+use debugreg_model::{CpuId, Event, Insn, Machine, Mark, Options, Outcome, Policy, Probe, Processor, Step};
 
-use crate::report::POLICY;
+use crate::Likeness;
 
 /// A session in which a scenario's tasks are, and nothing has happened.
-pub(crate) fn session(scenario: &Scenario) -> Session {
+pub(crate) fn session(scenario: &Scenario, policy: Policy) -> Session {
     let options = Options { ..scenario.options };
-    let mut session = Session::new(options, policy());
+    let mut session = Session::new(options, policy);
     session.names = scenario.names.clone();
     for task in &scenario.tasks {
         let id = session.machine.add_task(task.cpu, task.capabilities);
@@ -22,17 +23,13 @@ pub(crate) fn session(scenario: &Scenario) -> Session {
     session
 }
 
-pub(crate) fn policy() -> Policy {
-    Policy::parse(POLICY).expect("there is such a policy")
-}
-
 /// The model, a line after the other beside another world.
 #[derive(Debug)]
 pub(crate) struct Rehearsal(Session);
 
 impl Rehearsal {
-    pub(crate) fn new(scenario: &Scenario) -> Rehearsal {
-        Rehearsal(session(scenario))
+    pub(crate) fn new(scenario: &Scenario, likeness: Likeness) -> Rehearsal {
+        Rehearsal(session(&likeness.scenario(scenario), likeness.policy))
     }
 
     pub(crate) fn machine(&self) -> &Machine {
@@ -81,22 +78,43 @@ impl Probe for Overcommit {
     }
 }
 
-/// The first line that would over-commit the registers.
-pub(crate) fn first_hazard(scenario: &Scenario) -> Option<usize> {
-    let mut session = session(scenario);
+/// Sees whether #DB is raised.
+#[derive(Debug, Default)]
+struct Raised(bool);
+
+impl Probe for Raised {
+    fn step(&mut self, _: CpuId, step: Step) {
+        self.0 |= matches!(step, Step::ReadDr(Dr::Status, _));
+    }
+}
+
+/// Whether QEMU's emulation hangs: when an instruction is single-stepped that also trips a data breakpoint.
+fn hangs(session: &Session, event: &Event) -> bool {
+    let Event::TaskAccess { task, access, insn: Insn::PopfTf, kernel } = *event else { return false };
+    let mut raised = Raised::default();
+    let plain = Event::TaskAccess { task, access, insn: Insn::Plain, kernel };
+    access.what != What::Execute && session.clone().perform(&plain, &mut raised).is_ok() && raised.0
+}
+
+/// The first line that would harm the machine, and why.
+pub(crate) fn first_hazard(scenario: &Scenario, likeness: Likeness) -> Option<(usize, &'static str)> {
+    let mut session = session(scenario, likeness.policy);
     let mut probe = Overcommit::default();
     for (at, line) in scenario.lines.iter().enumerate() {
+        if likeness.processor == Processor::Tcg && hangs(&session, &line.event) {
+            return Some((at, "a stepped instruction that trips a data breakpoint: the emulator would hang"));
+        }
         perform(&mut session, line, &mut probe)?;
         if probe.end() {
-            return Some(at);
+            return Some((at, "more breakpoints than registers: hazardous, the kernel would warn"));
         }
     }
     None
 }
 
 /// A scenario whose every line expects what it comes to in the model, or `None` if that cannot be written.
-pub(crate) fn annotated(scenario: &Scenario) -> Option<String> {
-    let mut session = session(scenario);
+pub(crate) fn annotated(scenario: &Scenario, policy: Policy) -> Option<String> {
+    let mut session = session(scenario, policy);
     let mut head = scenario.clone();
     head.lines.clear();
     let mut text = head.to_string();

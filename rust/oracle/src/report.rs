@@ -6,9 +6,6 @@ use debugreg_model::{CounterId, Errno, Holder, Outcome, Policy};
 
 use crate::{Error, Going, World, rehearse};
 
-/// The policy of the model that the running kernel is compared with.
-pub(crate) const POLICY: &str = "linux";
-
 /// What came of a line on the running kernel.
 #[derive(Clone, PartialEq, Debug)]
 #[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), allow(dead_code, reason = "nothing is seen there"))]
@@ -38,6 +35,8 @@ pub struct Report {
     pub ok: bool,
     /// Line by line.
     pub steps: Vec<StepReport>,
+    /// How many MOV to and from debug registers were compared with the model's.
+    pub moves: u64,
 }
 
 /// What came of a line.
@@ -55,6 +54,8 @@ pub struct StepReport {
     pub ok: Option<bool>,
     /// Why it cannot be observed.
     pub unobserved: Option<String>,
+    /// Each MOV to or from a debug register that the kernel executed for it, if the machine shows them.
+    pub moves: Vec<String>,
 }
 
 /// Performs a scenario on the running kernel. `hazardous` ones, which can harm it, only if the caller says so.
@@ -63,21 +64,28 @@ pub struct StepReport {
 ///
 /// A mistake in the file, and everything that keeps the world from going on.
 pub fn run(world: &mut World, parsed: &Scenario, hazardous: bool, going: &mut Going<'_>) -> Result<Report, Error> {
-    let newest = rehearse::policy();
-    let meant = |name: &String| Policy::parse(name).is_ok_and(|policy| policy == newest);
-    if !parsed.policies.is_empty() && !parsed.policies.iter().any(meant) {
-        let model = scenario::run(parsed, Policy::parse(&parsed.policies[0]).unwrap_or(newest), None, false)?;
-        let why = Seen::Unobserved(format!("the file is about {}, not about this kernel", parsed.policies.join(", ")));
-        return Ok(report(parsed, &model, &vec![why; parsed.lines.len()]));
+    let likeness = world.likeness;
+    if let Some(why) = likeness.stranger(parsed) {
+        let policy = parsed.policies.first().and_then(|name| Policy::parse(name).ok());
+        let policy = policy.unwrap_or(likeness.policy);
+        let model = scenario::run(parsed, policy, None, false)?;
+        return Ok(report(parsed, policy, &model, &vec![Seen::Unobserved(why); parsed.lines.len()]));
     }
     // The model finds the mistakes that show only when the file runs.
-    let model = scenario::run(parsed, newest, None, false)?;
-    let seen = world.perform(parsed, hazardous, going)?;
-    Ok(report(parsed, &model, &seen))
+    let model = likeness.run(parsed)?;
+    let mut seen = world.perform(parsed, hazardous, going)?;
+    let faulty = likeness.run(&likeness.scenario(parsed))?;
+    for ((wanted, known), seen) in model.steps.iter().zip(&faulty.steps).zip(&mut seen) {
+        if wanted.observed != known.observed && !matches!(seen, Seen::Unobserved(_)) {
+            let known = &known.observed;
+            *seen = Seen::Unobserved(format!("the emulator is known to be wrong about it, and to say {known}"));
+        }
+    }
+    Ok(report(parsed, likeness.policy, &model, &seen))
 }
 
-fn report(parsed: &Scenario, model: &scenario::Report, seen: &[Seen]) -> Report {
-    let session = rehearse::session(parsed);
+fn report(parsed: &Scenario, policy: Policy, model: &scenario::Report, seen: &[Seen]) -> Report {
+    let session = rehearse::session(parsed, policy);
     let steps = parsed.lines.iter().zip(&model.steps).zip(seen).map(|((line, told), seen)| {
         let ok = judge(line, seen, &session);
         let (observed, unobserved) = match seen {
@@ -85,11 +93,19 @@ fn report(parsed: &Scenario, model: &scenario::Report, seen: &[Seen]) -> Report 
             seen => (Some(show(seen, &session)), None),
         };
         let expected = told.expected.clone();
-        StepReport { line: line.number, event: told.event.clone(), expected, observed, ok, unobserved }
+        StepReport {
+            line: line.number,
+            event: told.event.clone(),
+            expected,
+            observed,
+            ok,
+            unobserved,
+            moves: Vec::new(),
+        }
     });
     let steps: Vec<_> = steps.collect();
     let ok = steps.iter().all(|step| step.ok != Some(false)) && steps.iter().any(|step| step.ok == Some(true));
-    Report { ok, steps }
+    Report { ok, steps, moves: 0 }
 }
 
 /// Whether a line's expectation holds.

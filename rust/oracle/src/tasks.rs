@@ -10,7 +10,7 @@ use debugreg_model::scenario::{Scenario, TaskDeclaration};
 use debugreg_model::{Capabilities, Event};
 
 use crate::agent::{INT1, Op, TF, sigaction};
-use crate::channel::{Message, payload};
+use crate::channel::{LIMIT, Message, payload};
 use crate::world::{Place, TASKS, WALL, World, fetch, round};
 use crate::{Error, Going};
 
@@ -478,7 +478,7 @@ impl<'w> Tasks<'w> {
             return Ok(signalled(&self.world.pairs[id - 1].0.receive(self.going)?));
         }
         let mut fate = Fate::Done;
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + LIMIT;
         loop {
             if let Some(answer) = self.world.pairs[id - 1].0.try_receive(Duration::ZERO)? {
                 return Ok(if fate == Fate::Done { signalled(&answer) } else { fate });
@@ -617,6 +617,10 @@ impl<'w> Tasks<'w> {
             self.ptrace(tracer, PTRACE_CONT, pid, 0, 0)?.map_err(|errno| lost("PTRACE_CONT", errno))?;
         }
         self.world.awake[self.task(tracee).at] = Some(tracee);
+        if self.is_running(tracee) {
+            // Until it runs again.
+            self.round(tracee, &Message::call(libc::SYS_getpid, &[]))?;
+        }
         if third.is_some() {
             self.switch(1, third)?;
         }

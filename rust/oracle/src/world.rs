@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use crate::agent::{Op, Program};
 use crate::attr;
 use crate::channel::{Channel, Message, payload, send_descriptor};
-use crate::{Error, Going};
+use crate::{Error, Going, Likeness};
 
 /// How many tasks a scenario may have, those that fork makes included.
 pub(crate) const TASKS: usize = 12;
@@ -61,6 +61,8 @@ pub struct World {
     /// Pages that init has.
     pub(crate) mapped: BTreeSet<u64>,
     pub(crate) paranoid: Option<i32>,
+    /// The model of it.
+    pub(crate) likeness: Likeness,
     /// Whether this kernel has kprobes (CONFIG_KPROBES, and with it CONFIG_OPTPROBES on x86).
     pub(crate) kprobes: bool,
     /// Whether events are delivered by FRED.
@@ -75,7 +77,7 @@ impl World {
     /// # Errors
     ///
     /// [`Error::Unavailable`] says what is missing.
-    pub fn new(going: &mut Going<'_>) -> Result<World, Error> {
+    pub fn new(likeness: Likeness, going: &mut Going<'_>) -> Result<World, Error> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Unavailable(
                 "the world 'kernel' needs root: its tasks drop rights, they cannot get them".into(),
@@ -122,6 +124,7 @@ impl World {
             paranoid: std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
                 .ok()
                 .and_then(|t| t.trim().parse().ok()),
+            likeness,
             kprobes: Path::new("/proc/sys/debug/kprobes-optimization").exists(),
             fred: std::fs::read_to_string("/proc/cpuinfo")
                 .is_ok_and(|t| t.split_whitespace().any(|flag| flag == "fred")),

@@ -7,6 +7,7 @@
 mod argument;
 mod batch;
 mod codec;
+mod emulated;
 mod machine;
 mod oracle;
 mod replay;
@@ -26,6 +27,9 @@ mod _core {
 
     #[pymodule_export]
     use super::machine::{PyCounter, PyCpu, PyMachine, PyTask, PyVcpu};
+
+    #[pymodule_export]
+    use super::emulated::{vm_boot, vm_conform, vm_plugin, vm_run, vm_watch};
 
     #[pymodule_export]
     use super::oracle::{KernelWorld, kernel_conform, random_scenario};

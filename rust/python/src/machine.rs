@@ -179,6 +179,7 @@ impl PyMachine {
             decode_assists,
             kprobes,
             kgdb_early,
+            ..Options::default()
         };
         Shared::new(py, Session::new(options, policy_of(policy)?)).map(PyMachine)
     }

@@ -4,31 +4,39 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use debugreg_model::scenario;
-use debugreg_oracle::{Conformance, Error, World};
+use debugreg_oracle::{Conformance, Error, Here, Likeness, World};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
+use crate::emulated::likeness_of;
+
 /// What went wrong: "unavailable", "broken" or "scenario"; line and column of a mistake, 0 without one; and what.
-type Trouble = (&'static str, u32, u32, String);
+pub(crate) type Trouble = (&'static str, u32, u32, String);
 
 /// Line, event, expected, observed, ok, why it is unobserved.
-type Step = (u32, String, Option<String>, Option<String>, Option<bool>, Option<String>);
+pub(crate) type Step = (u32, String, Option<String>, Option<String>, Option<bool>, Option<String>);
 
 /// Scenario, line, expected, observed.
 type Difference = (String, u32, String, String);
 
-/// Scenarios, observed steps, differences, scenarios that differed once and not again.
-type Compared = (u64, u64, Vec<Difference>, Vec<String>);
+/// Scenarios, observed steps, compared MOV DR, differences, scenarios that differed once and not again.
+pub(crate) type Compared = (u64, u64, u64, Vec<Difference>, Vec<String>);
 
 /// The processes that perform scenarios on the running kernel; started by the first one.
 #[pyclass(frozen, module = "debugreg._core")]
-pub(crate) struct KernelWorld(Mutex<Option<World>>);
+pub(crate) struct KernelWorld {
+    likeness: Likeness,
+    world: Mutex<Option<World>>,
+}
 
 #[pymethods]
 impl KernelWorld {
+    /// With the name of a policy: the kernel is like that, and its machine is emulated.
     #[new]
-    fn new() -> KernelWorld {
-        KernelWorld(Mutex::new(None))
+    #[pyo3(signature = (policy=None, /))]
+    fn new(policy: Option<&str>) -> PyResult<KernelWorld> {
+        let likeness = policy.map_or_else(|| Ok(Likeness::running()), likeness_of)?;
+        Ok(KernelWorld { likeness, world: Mutex::new(None) })
     }
 
     /// Run a scenario and return whether it holds and its steps; or what went wrong.
@@ -42,12 +50,12 @@ impl KernelWorld {
     ) -> PyResult<(Option<(bool, Vec<Step>)>, Option<Trouble>)> {
         let mut signals = Signals::new(None);
         let result = py.detach(|| {
-            let mut held = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut held = self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let mut going = || signals.going(0, 0);
             let parsed = scenario::parse(text)?;
             let mut world = match held.take() {
                 Some(world) => world,
-                None => World::new(&mut going)?,
+                None => World::new(self.likeness, &mut going)?,
             };
             let report = debugreg_oracle::run(&mut world, &parsed, hazardous, &mut going);
             // After anything else the world is in an unknown state, and ends here.
@@ -65,7 +73,7 @@ impl KernelWorld {
 
     /// End the processes.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| drop(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()));
+        py.detach(|| drop(self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()));
     }
 }
 
@@ -94,12 +102,16 @@ pub(crate) fn kernel_conform(
     let mut signals = Signals::new(progress);
     let result = py.detach(|| {
         let mut progress = |now: debugreg_oracle::Progress| signals.going(now.done, now.differences);
-        debugreg_oracle::conform(&texts, count, seed, hazardous, guests, &mut progress)
+        debugreg_oracle::conform(&mut Here::default(), &texts, count, seed, hazardous, guests, &mut progress)
     });
-    signals.answer(result, |Conformance { scenarios, steps, differences, disturbed }| {
-        let differences = differences.into_iter().map(|d| (d.scenario, d.line, d.expected, d.observed));
-        (scenarios, steps, differences.collect(), disturbed)
-    })
+    signals.answer(result, compared)
+}
+
+/// A comparison as Python gets it.
+pub(crate) fn compared(result: Conformance) -> Compared {
+    let Conformance { scenarios, steps, moves, differences, disturbed } = result;
+    let differences = differences.into_iter().map(|d| (d.scenario, d.line, d.expected, d.observed));
+    (scenarios, steps, moves, differences.collect(), disturbed)
 }
 
 /// Return a random scenario, each line of which expects what the model says; with guests, or of the host alone.
@@ -110,18 +122,18 @@ pub(crate) fn random_scenario(seed: u64, guests: bool) -> String {
 }
 
 /// Attaches to Python every 50 ms, to hear of Ctrl-C and to report.
-struct Signals {
+pub(crate) struct Signals {
     progress: Option<Py<PyAny>>,
     last: Instant,
     raised: Option<PyErr>,
 }
 
 impl Signals {
-    fn new(progress: Option<Py<PyAny>>) -> Signals {
+    pub(crate) fn new(progress: Option<Py<PyAny>>) -> Signals {
         Signals { progress, last: Instant::now(), raised: None }
     }
 
-    fn going(&mut self, done: u64, differences: u64) -> bool {
+    pub(crate) fn going(&mut self, done: u64, differences: u64) -> bool {
         if self.last.elapsed() < Duration::from_millis(50) {
             return self.raised.is_none();
         }
@@ -138,7 +150,7 @@ impl Signals {
     }
 
     /// What Python gets.
-    fn answer<T, U>(
+    pub(crate) fn answer<T, U>(
         self,
         result: Result<T, Error>,
         shape: impl FnOnce(T) -> U,

@@ -68,6 +68,8 @@ pub enum MarkName {
     NoistExcDebug,
     /// `exc_nmi`
     ExcNmi,
+    /// Not a function: the driver of the run begins a line of a scenario, whose number is in RDI.
+    Line,
     /// One that this reader does not know.
     Other,
 }
@@ -83,6 +85,7 @@ impl MarkName {
             b"exc_debug_user" => Self::ExcDebugUser,
             b"noist_exc_debug" => Self::NoistExcDebug,
             b"exc_nmi" => Self::ExcNmi,
+            b"line" => Self::Line,
             _ => Self::Other,
         }
     }
@@ -234,7 +237,8 @@ mod tests {
 
     #[test]
     fn every_name_of_the_log_is_known() {
-        let names = "install uninstall restore task_sched_out task_sched_in exc_debug_user noist_exc_debug exc_nmi";
+        let names = "install uninstall restore task_sched_out task_sched_in exc_debug_user noist_exc_debug exc_nmi \
+                     line";
         for name in names.split(' ') {
             assert_ne!(MarkName::from_word(name.as_bytes()), MarkName::Other, "{name}");
         }

@@ -7,7 +7,7 @@ use super::expect::{self, Expectation};
 use super::lex::{Word, Words, words};
 use super::line::parse_event;
 use super::names::{Named, Names};
-use crate::{Capabilities, CpuId, Event, Options, Policy, TaskId, Vendor};
+use crate::{Capabilities, CpuId, Event, Options, Policy, Processor, TaskId, Vendor};
 
 /// A scenario: what there is, what happens, what it should come to.
 #[derive(Clone, PartialEq, Debug)]
@@ -229,7 +229,7 @@ fn within(key: &str, value: Word<'_>, low: u64, high: u64) -> Result<u64, Scenar
 const BIT: [(&str, bool); 2] = [("0", false), ("1", true)];
 
 fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioError> {
-    const ALLOWED: &str = "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, decode_assists=, kprobes=, kgdb=";
+    const ALLOWED: &str = "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, decode_assists=, kprobes=, kgdb=, cpu=";
     let mut seen = Vec::new();
     while let Some(word) = words.next() {
         let (key, value) = key_value(word, &mut seen, ALLOWED)?;
@@ -250,6 +250,8 @@ fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), Scenari
             "decode_assists" => options.decode_assists = one_of(key, value, &BIT)?,
             "kprobes" => options.kprobes = one_of(key, value, &BIT)?,
             "kgdb" => options.kgdb_early = one_of(key, value, &[("late", false), ("early", true)])?,
+            "cpu" if value.text.is_empty() => options.processor = Processor::Real,
+            "cpu" => options.processor = one_of(key, value, &[("tcg", Processor::Tcg)])?,
             "policy" => {
                 let mut column = value.column;
                 for text in value.text.split(',') {

@@ -8,7 +8,7 @@ use debugreg::{Dr, Registers, Word};
 use super::{Expectation, Names, Scenario, Session};
 use crate::{
     Attr, BpType, Capabilities, Changes, CounterId, CpuId, Errno, Event, ExitReason, Field, GuestDebug, Holder, Insn,
-    Kgdb, Nmi, Options, Outcome, Scope, Step, TaskId, Vector,
+    Kgdb, Nmi, Options, Outcome, Processor, Scope, Step, TaskId, Vector,
 };
 
 /// An event whose counters are symbols.
@@ -404,6 +404,9 @@ fn show_options(scenario: &Scenario) -> String {
     }
     if options.kgdb_early {
         text.push_str(" kgdb=early");
+    }
+    if options.processor == Processor::Tcg {
+        text.push_str(" cpu=tcg");
     }
     text
 }

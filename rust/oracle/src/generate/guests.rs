@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::{ADDRESSES, CODE, Generator};
 use debugreg_model::{TaskId, VcpuId, scenario};
 
-use crate::rehearse;
+use crate::{Likeness, rehearse};
 
 /// What a guest writes to DR6.
 const DR6: [&str; 8] =
@@ -72,7 +72,7 @@ impl Guests {
         let debugged = rng.u8(..5) < 2;
         let host = Generator {
             rng,
-            session: rehearse::session(&parsed),
+            session: rehearse::session(&parsed, Likeness::running().policy),
             head,
             text: String::new(),
             cpus,
@@ -276,7 +276,7 @@ mod tests {
             let text = generate_guests(seed);
             assert_eq!(text, generate_guests(seed));
             let parsed = scenario::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-            let report = scenario::run(&parsed, rehearse::policy(), None, false);
+            let report = Likeness::running().run(&parsed);
             let report = report.unwrap_or_else(|error| panic!("{error}\n{text}"));
             let failed = report.steps.iter().find(|step| step.ok == Some(false));
             assert!(failed.is_none(), "{failed:?}\n{text}");

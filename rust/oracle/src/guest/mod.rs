@@ -131,7 +131,7 @@ impl Guests {
     /// Creates them, each in its task.
     pub(crate) fn start(tasks: &mut Tasks<'_>, scenario: &Scenario, kind: Kind) -> Result<Guests, Error> {
         let forcible = parameter("force_emulation_prefix").is_some_and(|text| text != "0");
-        let rehearsal = (!scenario.vcpus.is_empty()).then(|| Rehearsal::new(scenario));
+        let rehearsal = (!scenario.vcpus.is_empty()).then(|| Rehearsal::new(scenario, tasks.world.likeness));
         let mut guests = Guests { all: Vec::new(), kind, vendor: scenario.options.vendor, forcible, rehearsal };
         let why = tasks.world.no_guests().or_else(|| why_not(scenario));
         for number in 0..scenario.vcpus.len() {
