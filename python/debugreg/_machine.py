@@ -78,8 +78,8 @@ class Outcome:
         text: As the language writes it.
         ok: Whether the line's expectation held; `None` without one.
         hits: The counters that the access hit; for an open, the counter that it made.
-        exception: `'#DB'`, `'#UD'`, `'#GP'` in a guest, `'SIGTRAP'` to a task, `'debug'` for KVM_EXIT_DEBUG, `'kgdb'` if
-            the kernel debugger was entered, `'endless #DB'` if the same fault comes for ever.
+        exception: `'#DB'`, `'#UD'`, `'#GP'` in a guest, `'SIGTRAP'` to a task, `'debug'` for KVM_EXIT_DEBUG, `'kgdb'`
+            if the kernel debugger was entered, `'endless #DB'` if the same fault comes for ever.
         dr6: DR6 as whoever gets the exception sees it.
         value: A count, or a register that was read.
         registers: Of a line that asks for them.
