@@ -11,7 +11,7 @@ use memchr::memmem;
 
 use crate::input::{Done, Input, Trace, Truth, Why};
 use crate::steps::{MarkName, Step, What};
-use crate::truth::{self, Anchor, Segment};
+use crate::truth::{self, Anchor, Observed};
 use crate::{guest, guest::Guests};
 
 /// What a steps file adds to a trace.
@@ -23,17 +23,6 @@ pub struct Tied {
     pub(crate) guests: Guests,
     /// Nothing happened before the first line: what is not shown to be set is not set.
     pub(crate) from_power_on: bool,
-}
-
-/// What a CPU did.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Observed {
-    /// In order.
-    pub(crate) segments: Vec<Segment>,
-    /// The steps begin before the lines do: the first segment holds more than these tell.
-    pub(crate) begins_before: bool,
-    /// The steps go on after the last line.
-    pub(crate) ends_after: bool,
 }
 
 /// A steps file that cannot be tied to its trace: on this CPU.

@@ -12,7 +12,8 @@ use crate::predict::Load;
 /// A vCPU between its entry and what its exit handler made of a MOV DR.
 #[derive(Default)]
 pub(super) struct Stay {
-    run: Run,
+    /// The access that will end it.
+    trapped: Option<Mov>,
     retry: Option<Retry>,
     /// Where it was when a MOV DR exited.
     rip: Option<u64>,
@@ -126,12 +127,13 @@ impl Replayer<'_> {
         let vcpu = self.vcpu(row.pid, number, cpu);
         let before = Observer::before(&self.machine, cpu);
         let guest = self.uses_registers(vcpu);
-        let run = self.trace.steps.as_ref().map(|steps| steps.guests.runs[self.entries].clone()).unwrap_or_default();
+        let (trace, none) = (self.trace, Run::default());
+        let run = trace.steps.as_ref().map_or(&none, |steps| &steps.guests.runs[self.entries]);
         self.entries += 1;
         let Stay { retry, rip: left, .. } = self.stays.remove(&vcpu).unwrap_or_default();
         let tries_again = rip.zip(left).map(|(rip, left)| rip == left);
         self.tell_of_retry(vcpu, tries_again);
-        self.tell_of_run(vcpu, &run);
+        self.tell_of_run(vcpu, run);
         self.tell_of_entry(vcpu, cpu);
         if self.apply(&Event::VmEntry(vcpu)).is_none() {
             return;
@@ -150,19 +152,20 @@ impl Replayer<'_> {
         for &mov in movs {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { run, ..Stay::default() });
+        self.stays.insert(vcpu, Stay { trapped: run.trapped, ..Stay::default() });
     }
 
     /// The guest is left although no line says that it was entered: that was before the trace begins.
     fn find(&mut self, row: &Row, cpu: CpuId, number: Option<u32>) -> VcpuId {
         let vcpu = self.vcpu(row.pid, number.unwrap_or(0), cpu);
-        let run = self.trace.steps.as_ref().map(|steps| steps.guests.begun[cpu.index()].clone()).unwrap_or_default();
-        self.tell_of_run(vcpu, &run);
+        let (trace, none) = (self.trace, Run::default());
+        let run = trace.steps.as_ref().map_or(&none, |steps| &steps.guests.begun[cpu.index()]);
+        self.tell_of_run(vcpu, run);
         self.machine.find_in_guest(vcpu, cpu);
         for &mov in &run.executed {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { run, ..Stay::default() });
+        self.stays.insert(vcpu, Stay { trapped: run.trapped, ..Stay::default() });
         vcpu
     }
 
@@ -245,7 +248,7 @@ impl Replayer<'_> {
         let guest = self.uses_registers(vcpu);
         let reason = match why {
             Why::DrAccess { dr, write } => {
-                let value = stay.run.trapped.and_then(|mov| mov.write);
+                let value = stay.trapped.and_then(|mov| mov.write);
                 ExitReason::DrAccess(DrAccess { dr, write: value.filter(|_| write) })
             }
             Why::Db => ExitReason::Db(None),
@@ -259,10 +262,10 @@ impl Replayer<'_> {
         if matches!(why, Why::DrAccess { .. }) {
             let emulated = self.machine.vcpu(vcpu).vmcs.dr_intercept;
             self.lower_bound |= emulated && self.trace.steps.is_none() && !self.machine.vcpu(vcpu).is_debugged();
-            if let Some(mov) = stay.run.trapped.filter(|_| emulated) {
+            if let Some(mov) = stay.trapped.filter(|_| emulated) {
                 self.told[vcpu.index()].write(mov);
             }
-            let retry = stay.run.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
+            let retry = stay.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
             self.stays.insert(vcpu, Stay { retry, rip, ..Stay::default() });
         } else {
             self.watch.observer.hook(&self.machine, cpu, row.line, before, guest);
