@@ -96,9 +96,16 @@ impl Replayer<'_> {
         self.told.fill(Told::NOTHING);
     }
 
-    pub(super) fn set_guest_debug(&mut self, vcpu: VcpuId, debug: GuestDebug) {
+    pub(super) fn set_guest_debug(&mut self, vcpu: VcpuId, debug: GuestDebug, in_force: Option<u64>) {
         self.told[vcpu.index()].debugger = Debugger::Told;
         self.apply(&Event::SetGuestDebug(vcpu, debug));
+        // Where the debugger has nothing in force, the guest has.
+        if let Some(dr7) = in_force
+            && !self.machine.vcpu(vcpu).debugger_owns()
+            && (self.trace.steps.is_none() || !self.told[vcpu.index()].control)
+        {
+            self.find_written(vcpu, Mov { dr: 7, write: Some(dr7) });
+        }
     }
 
     pub(super) fn set_debugregs(&mut self, vcpu: VcpuId, dr: [Option<u64>; 4], dr6: Option<u64>, dr7: Option<u64>) {
@@ -114,12 +121,21 @@ impl Replayer<'_> {
     /// window opens.
     pub(super) fn debug_exit(&mut self, pid: i32) {
         let Some(&vcpu) = self.last_vcpu.get(&pid) else { return };
-        let debugger = &mut self.told[vcpu.index()].debugger;
-        if *debugger != Debugger::Told && !self.machine.vcpu(vcpu).is_debugged() {
-            *debugger = Debugger::Hidden;
+        if !self.machine.vcpu(vcpu).is_debugged() {
+            self.told[vcpu.index()].debugger = Debugger::Hidden;
             self.machine.find_window(vcpu, false);
             let control = GuestDebug::ENABLE | GuestDebug::SINGLESTEP;
             self.apply(&Event::SetGuestDebug(vcpu, GuestDebug { control, ..GuestDebug::default() }));
+        }
+    }
+
+    /// What the guest has in a register is found to be what it last wrote.
+    fn find_written(&mut self, vcpu: VcpuId, mov: Mov) {
+        let mut registers = self.machine.vcpu(vcpu).own;
+        if let (Some(dr), Some(value)) = (Dr::from_number(mov.dr), mov.write) {
+            registers.set(dr, value);
+            self.machine.find_guest_registers(vcpu, registers);
+            self.told[vcpu.index()].write(mov);
         }
     }
 
@@ -188,14 +204,18 @@ impl Replayer<'_> {
         }
     }
 
-    /// Who executes a MOV DR without an exit has an open window.
+    /// Who executes a MOV DR without an exit has an open window, and no debugger.
     fn tell_of_run(&mut self, vcpu: VcpuId, run: &Run) {
         if run.executed.is_empty() {
             return;
         }
         let told = &mut self.told[vcpu.index()];
-        told.debugger = Debugger::Told;
-        if !std::mem::replace(&mut told.window, true) {
+        let was_told = std::mem::replace(&mut told.window, true);
+        let debugger = std::mem::replace(&mut told.debugger, Debugger::Told);
+        if debugger == Debugger::Hidden {
+            self.apply(&Event::SetGuestDebug(vcpu, GuestDebug::default()));
+        }
+        if debugger == Debugger::Hidden || !was_told {
             self.machine.find_window(vcpu, true);
         }
     }
