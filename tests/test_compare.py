@@ -44,9 +44,9 @@ def long_trace(tmp_path):
 
 
 def cells(page, first):
-    """Return the cells of the row that begins so."""
-    row = next(line for line in page.splitlines() if line.startswith(f" {first}  "))
-    return row.replace(">= ", ">=").removeprefix(f" {first}").split()
+    """Return the cells of the rows that begin so, block after block of policies."""
+    rows = [line for line in page.splitlines() if line.startswith(f" {first}  ")]
+    return [cell for row in rows for cell in row.replace(">= ", ">=").removeprefix(f" {first}").split()]
 
 
 # --- what is compared -------------------------------------------------------------------------------------------------
@@ -78,9 +78,12 @@ def test_the_laws_that_a_replay_shows_are_those_of_the_mail(comparison):
         replay.policy: {law.law for law in replay.observed if law.failures} - {"way-out"}
         for replay in comparison.replays
     }
-    assert broken.pop("linux-2.6.30") >= {"entry-quiet", "host-armed", "skip-free"}
-    assert broken.pop("linux-2.6.33") == broken.pop("skip") == {"entry-quiet"}
-    assert set(map(frozenset, broken.values())) == {frozenset()}
+    assert broken["linux-2.6.30"] >= {"entry-quiet", "host-armed", "skip-free"}
+    assert broken["linux-2.6.33"] == broken["skip"] == {"entry-quiet"}
+    # DR6 was written at every vcpu_put (4.15 to 5.14).
+    assert "skip-free" in broken["linux-4.15"] & broken["linux-5.14"]
+    for policy in ("perf-sched", "lean", "linux-5.15", "debian-6.12", "linux-6.14"):
+        assert broken[policy] == set()
 
 
 @pytest.mark.parametrize("weight", [0, 1, 1000])
@@ -101,7 +104,7 @@ def test_a_policy_that_breaks_a_law_is_no_base(cli):
 
 def test_a_lower_bound_is_no_base(write_trace, trace_lines):
     comparison = dr.compare(write_trace(trace_lines))
-    assert {replay.policy for replay in comparison.replays if replay.lower_bound} == TRAPS_EACH
+    assert {replay.policy for replay in comparison.replays if replay.lower_bound} >= TRAPS_EACH
     # perf-sched seems to be cheaper there, since its traps are in no line.
     assert comparison.cheapest.policy == "lean"
 
@@ -224,7 +227,7 @@ def test_the_page_needs_no_unicode(cli):
 def test_without_a_steps_file_the_page_marks_lower_bounds(cli, write_trace, trace_lines):
     trace = write_trace(trace_lines)
     totals = dict(zip(NAMES, cells(cli("compare", trace).stdout, "total"), strict=True))
-    assert {name for name, total in totals.items() if total.startswith(">=")} == TRAPS_EACH
+    assert {name for name, total in totals.items() if total.startswith(">=")} >= TRAPS_EACH
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -186,7 +186,6 @@ class Machine:
         hypervisor: bool,
         fred: bool,
         disabled_match: bool,
-        decode_assists: bool,
         kprobes: bool,
         kgdb: str,
         /,

@@ -179,6 +179,7 @@ class Task(_core.Task):
         pinned: bool = False,
         disabled: bool = False,
         inherit: bool = False,
+        inherit_thread: bool = False,
         exclude_user: bool = False,
         exclude_kernel: bool = False,
         sigtrap: bool = False,
@@ -196,6 +197,7 @@ class Task(_core.Task):
             pinned: Scheduled before the flexible ones.
             disabled: Starts disabled; it takes a slot all the same.
             inherit: Children get a copy.
+            inherit_thread: Only threads of the same process do; needs `inherit`.
             exclude_user: Hits in user mode do not count.
             exclude_kernel: Hits in kernel mode do not count.
             sigtrap: Every hit sends SIGTRAP to the task; implies `remove_on_exec`.
@@ -210,6 +212,7 @@ class Task(_core.Task):
             "pinned": pinned,
             "disabled": disabled,
             "inherit": inherit,
+            "inherit_thread": inherit_thread,
             "exclude_user": exclude_user,
             "exclude_kernel": exclude_kernel,
             "sigtrap": sigtrap,

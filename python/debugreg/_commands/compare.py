@@ -12,7 +12,7 @@ from debugreg._cost import WEIGHT
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from debugreg._compare import Comparison
     from debugreg._cost import Cost
     from debugreg._replay import Observed, Replay
+
+ABREAST = 8
+"""So many policies stand side by side on a page of a hundred columns."""
 
 _QUESTIONS = {
     "skip-free": "does it do anything when nothing is set?",
@@ -89,7 +92,10 @@ def _page(comparison: Comparison) -> list[RenderableType]:
         f"[dim]cost = writes + reads of debug registers + {comparison.weight} x VM exits that the policy caused; "
         f">= a lower bound, - not expressible there"
     )
-    parts: list[RenderableType] = [head, _costs(comparison), _manners(comparison)]
+    blocks = [comparison.replays[at : at + ABREAST] for at in range(0, len(comparison.replays), ABREAST)]
+    parts: list[RenderableType] = [head]
+    parts += [_costs(comparison, block) for block in blocks]
+    parts += [_manners(block) for block in blocks]
     notes = (
         [f"[bold]{cheapest.policy}[/] is the cheapest of those that keep host and guest apart and enter quietly."]
         if cheapest
@@ -104,30 +110,31 @@ def _page(comparison: Comparison) -> list[RenderableType]:
     return parts
 
 
-def _table(comparison: Comparison, title: str, first: str) -> Table:
+def _table(replays: Sequence[Replay], title: str, first: str) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(first, max_width=26, overflow="fold")
-    for replay in comparison.replays:
-        # A long name breaks after its first dash, so that eight policies stand side by side.
-        name = replay.policy.replace("-", "-\n", 1).replace("+", "\n+")
+    table.add_column(first, min_width=20, max_width=26, overflow="fold")
+    for replay in replays:
+        # A long name breaks after its dashes.
+        name = replay.policy.replace("-", "-\n").replace("+", "\n+")
         table.add_column(name, justify="right", vertical="bottom", overflow="fold")
     return table
 
 
-def _costs(comparison: Comparison) -> Table:
+def _costs(comparison: Comparison, replays: Sequence[Replay]) -> Table:
     from rich.markup import escape
 
-    replays = comparison.replays
-    table = _table(comparison, "What it costs", "phase of the trace")
+    table = _table(replays, "What it costs", "phase of the trace")
     weighted: Callable[[Cost], int] = lambda cost: cost.weighted(comparison.weight)  # noqa: E731 - one use
-    for row in zip(*(replay.phases for replay in replays), strict=True):
-        if not any(weighted(phase.cost) or phase.cost.skips for phase in row):
+    # A phase in which no policy does anything is left out; which is the cheapest is asked of all.
+    everybody = zip(*(replay.phases for replay in comparison.replays), strict=True)
+    for row, of_all in zip(zip(*(replay.phases for replay in replays), strict=True), everybody, strict=True):
+        if not any(weighted(phase.cost) or phase.cost.skips for phase in of_all):
             continue
+        least = min((weighted(phase.cost) for phase in of_all if not phase.partial), default=None)
         costs = [None if phase.partial else weighted(phase.cost) for phase in row]
-        least = min((cost for cost in costs if cost is not None), default=None)
         table.add_row(escape(row[0].name), *(_cost(cost, least) for cost in costs))
     table.add_section()
     totals = [weighted(replay.cost) for replay in replays]
@@ -160,10 +167,10 @@ def _total(replay: Replay, total: int) -> str:
     return f"[bold]{_bound(replay)}{_short(total)}"
 
 
-def _manners(comparison: Comparison) -> Table:
-    table = _table(comparison, "What the mail asked: how often in this replay", "")
+def _manners(replays: Sequence[Replay]) -> Table:
+    table = _table(replays, "What the mail asked: how often in this replay", "")
     for law, question in _QUESTIONS.items():
-        answers = [_answer(replay.law(law)) for replay in comparison.replays]
+        answers = [_answer(replay.law(law)) for replay in replays]
         table.add_row(question, *answers)
     return table
 

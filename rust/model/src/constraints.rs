@@ -77,14 +77,8 @@ impl Machine {
         most.map(|(&task, _)| self.of_task(task, cpu)).unwrap_or_default()
     }
 
-    fn announced(&self, cpu: CpuId) -> usize {
+    pub(crate) fn announced(&self, cpu: CpuId) -> usize {
         self.cpu(cpu).bank.owner.iter().filter(|&&owner| owner == Owner::KGDB).count()
-    }
-
-    /// The announced slots of the CPU of a counter, or of the one that has most.
-    pub(crate) fn announced_most(&self, cpu: Option<CpuId>) -> i64 {
-        let all = (0..self.cpu_count()).map(CpuId::from).filter(|&of| cpu.is_none_or(|cpu| of == cpu));
-        all.map(|cpu| self.announced(cpu)).max().unwrap_or(0) as i64
     }
 
     pub(crate) fn live(&self) -> impl Iterator<Item = CounterId> + '_ {

@@ -40,7 +40,7 @@ impl Class {
 }
 
 /// The counters of a task or of a CPU.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Context {
     /// Whose; `None` for a CPU's.
     pub(crate) task: Option<TaskId>,
@@ -182,7 +182,7 @@ impl Machine {
         if self.group_sched_in(cpu, context, leader, probe) {
             self.contexts[context.index()].active_leaders(attr.pinned).push(leader);
         } else if attr.pinned {
-            self.counters[leader.index()].state = State::Error;
+            self.set_state(leader, State::Error);
         }
     }
 
@@ -210,6 +210,14 @@ impl Machine {
         siblings.filter(|&id| self.counter(id).leader == Some(leader)).collect()
     }
 
+    /// Where perf has a counter from here on, unless an interruption has ended it meanwhile: what is dead stays dead.
+    pub(crate) fn set_state(&mut self, id: CounterId, state: State) {
+        let counter = &mut self.counters[id.index()];
+        if counter.is_live() {
+            counter.state = state;
+        }
+    }
+
     /// `event_sched_in`: whether there was a register.
     fn install<P: Probe>(&mut self, cpu: CpuId, id: CounterId, probe: &mut P) -> bool {
         let info = self.counter(id).info;
@@ -222,7 +230,7 @@ impl Machine {
             bank::install(&mut on, owner(id), info)
         };
         if slot.is_some() {
-            self.counters[id.index()].state = State::Active;
+            self.set_state(id, State::Active);
         }
         slot.is_some()
     }
@@ -269,7 +277,7 @@ impl Machine {
         } else {
             bank::uninstall(&mut on, owner(id), info);
         }
-        self.counters[id.index()].state = State::Inactive;
+        self.set_state(id, State::Inactive);
     }
 
     /// `ctx_resched`, on the CPU itself.
@@ -412,9 +420,8 @@ impl Machine {
             return;
         }
         self.deactivate(id, true, probe);
-        let counter = &mut self.counters[id.index()];
-        counter.enabled = false;
-        counter.state = State::Off;
+        self.counters[id.index()].enabled = false;
+        self.set_state(id, State::Off);
     }
 
     /// `perf_event_enable`: also brings a counter back from ERROR.
@@ -451,7 +458,7 @@ impl Machine {
                 cpu.task_context = cpu.task_context.filter(|&task| task != from);
             }
         }
-        self.counters[id.index()].state = State::Off;
+        self.set_state(id, State::Off);
     }
 
     /// Everything of a dying task, out of the registers and out of its context (`perf_event_exit_task`); copies that
@@ -472,7 +479,7 @@ impl Machine {
         if matches!(self.counter(id).origin, Origin::Inherited(_)) {
             self.bury(id);
         } else {
-            self.counters[id.index()].state = State::Exit;
+            self.set_state(id, State::Exit);
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Attr {
     pub disabled: bool,
     /// Children of the task get a copy.
     pub inherit: bool,
+    /// Only those of its own process do: threads (5.13).
+    pub inherit_thread: bool,
     /// Hits in user mode do not count.
     pub exclude_user: bool,
     /// Hits in kernel mode do not count.
@@ -80,6 +82,7 @@ impl Attr {
             pinned: false,
             disabled: false,
             inherit: false,
+            inherit_thread: false,
             exclude_user: false,
             exclude_kernel: false,
             sigtrap: false,
@@ -101,6 +104,7 @@ impl Attr {
             pinned: true,
             disabled,
             inherit: false,
+            inherit_thread: false,
             exclude_user: false,
             exclude_kernel: true,
             sigtrap: false,

@@ -35,8 +35,8 @@ pub enum Event {
     Attach { tracer: TaskId, tracee: TaskId },
     /// `PTRACE_DETACH`.
     Detach { tracer: TaskId, tracee: TaskId },
-    /// `fork`; the child runs nowhere yet.
-    Fork { parent: TaskId, child: TaskId },
+    /// `fork`, or `clone` with CLONE_THREAD; the child runs nowhere yet.
+    Fork { parent: TaskId, child: TaskId, thread: bool },
     /// `execve`.
     Exec(TaskId),
     /// `exit`: the task leaves its CPU for good.

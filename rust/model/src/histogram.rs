@@ -54,6 +54,13 @@ impl Histogram {
             global: 0,
         }
     }
+
+    /// A counter without a task, or an announced slot, comes to a CPU or leaves it.
+    pub(crate) fn toggle_cpu(&mut self, cpu: CpuId, d: i64) {
+        let pinned = &mut self.cpu_pinned[cpu.index()];
+        hist_add(&mut self.all_cpu_pinned, *pinned, d);
+        *pinned += d;
+    }
 }
 
 impl Machine {
@@ -83,7 +90,7 @@ impl Machine {
                 pinned.max().unwrap_or(0)
             }
         };
-        most + self.announced_most(cpu) < slots
+        most < slots
     }
 
     /// `toggle_bp_slot` for a counter that has just been made, or is about to go.
@@ -94,10 +101,7 @@ impl Machine {
             self.histogram.global -= 1;
         }
         let Some(task) = target else {
-            let cpu = cpu.expect("a counter without a task has a CPU");
-            let pinned = self.histogram.cpu_pinned[cpu.index()];
-            hist_add(&mut self.histogram.all_cpu_pinned, pinned, d);
-            self.histogram.cpu_pinned[cpu.index()] += d;
+            self.histogram.toggle_cpu(cpu.expect("a counter without a task has a CPU"), d);
             return;
         };
         let possible: Vec<_> = self.cpus_of(None).collect();
@@ -171,6 +175,11 @@ impl Machine {
             fresh.counters.push(counter);
             if counter.is_live() {
                 fresh.toggle_slot(CounterId::from(fresh.counters.len() - 1), true);
+            }
+        }
+        for cpu in (0..self.cpu_count()).map(CpuId::from) {
+            for _ in 0..self.announced(cpu) {
+                fresh.histogram.toggle_cpu(cpu, 1);
             }
         }
         Histogram { global: 0, ..fresh.histogram } == Histogram { global: 0, ..self.histogram.clone() }

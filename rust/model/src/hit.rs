@@ -98,7 +98,7 @@ impl Machine {
         }
         if heard.is_deadly && self.task(task).tracer.is_none() {
             // Nobody catches the SIGTRAP (M6).
-            self.end_task(task, probe);
+            self.kill(task, probe);
         }
         let Heard { counters, kgdb, sigtrap, .. } = heard;
         Ok(Outcome::Hits { counters, kgdb, sigtrap })

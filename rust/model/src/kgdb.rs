@@ -18,19 +18,21 @@ use crate::step::{Mark, On, Probe, owner};
 use crate::{CounterId, CpuId, VcpuId};
 
 /// What kgdb remembers (`breakinfo[]`, `early_dr7`), and whom it has stopped.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Debugger {
     /// By kgdb's own numbers, which are not those of registers once perf is there.
     breakinfo: [Option<Entry>; 4],
     early_dr7: u64,
     /// The CPUs that stand still, the one that talks first.
     stopped: Vec<Stopped>,
+    /// `kgdb_enter` has come to its end, and no command is being performed: it listens.
+    is_at_prompt: bool,
     /// Somebody has used it: until then it is not among the notifiers of #DB.
     pub(crate) is_connected: bool,
 }
 
 /// An enabled entry of `breakinfo`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Entry {
     bp: Breakpoint,
     /// On which CPUs it is, and as what.
@@ -49,7 +51,7 @@ enum Part {
 }
 
 /// A CPU that stands still.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 struct Stopped {
     cpu: CpuId,
     /// The NMI that stopped it has saved this; the CPU that talks was stopped in its own way.
@@ -61,7 +63,7 @@ struct Stopped {
 }
 
 /// What a handler that disarms the registers must arm again.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Saved {
     dr7: u64,
     loan: Option<Loan>,
@@ -115,14 +117,20 @@ impl Machine {
                 let entered = self.policy.has(Delta::Announce).then(|| self.disarm_by_hand(cpu, probe));
                 self.kgdb_stop(cpu, probe);
                 self.debugger.stopped[0].entered = entered;
+                self.debugger.is_at_prompt = true;
                 Ok(Outcome::Ok)
             }
             (_, Some(master)) if master != cpu => Err(Misuse::InKgdb(master)),
             (Kgdb::Enter, Some(master)) => Err(Misuse::InKgdb(master)),
+            // Inside an NMI or #DB that it handles, or inside another command, nobody can give it one.
             (_, None) => Err(Misuse::NotInKgdb),
-            (Kgdb::Set(kind, address, length), Some(_)) => Ok(answer(self.kgdb_set(kind, address, length, probe))),
-            (Kgdb::Clear(address), Some(_)) => Ok(answer(self.kgdb_clear(address, probe))),
+            (_, Some(_)) if !self.debugger.is_at_prompt => Err(Misuse::NotInKgdb),
+            (Kgdb::Set(kind, address, length), Some(_)) => {
+                Ok(self.kgdb_command(|machine| machine.kgdb_set(kind, address, length, probe)))
+            }
+            (Kgdb::Clear(address), Some(_)) => Ok(self.kgdb_command(|machine| machine.kgdb_clear(address, probe))),
             (Kgdb::Resume, Some(_)) => {
+                self.debugger.is_at_prompt = false;
                 let entered = self.debugger.stopped[0].entered;
                 self.kgdb_go(probe);
                 if let Some(saved) = entered {
@@ -131,6 +139,13 @@ impl Machine {
                 Ok(Outcome::Ok)
             }
         }
+    }
+
+    fn kgdb_command(&mut self, command: impl FnOnce(&mut Machine) -> Result<(), Refusal>) -> Outcome {
+        self.debugger.is_at_prompt = false;
+        let outcome = answer(command(self));
+        self.debugger.is_at_prompt = true;
+        outcome
     }
 
     /// What [`Machine::db_save`] does where no handler has done it.
@@ -210,7 +225,7 @@ impl Machine {
                     let mut on = On { machine: self, cpu, probe };
                     on.mark(Mark::Uninstall(id));
                     bank::uninstall(&mut on, owner(id), bp);
-                    self.counters[id.index()].state = State::Inactive;
+                    self.set_state(id, State::Inactive);
                 }
                 (Part::Event(_) | Part::Announced(_), _) => {}
             }
@@ -236,7 +251,7 @@ impl Machine {
                     let mut on = On { machine: self, cpu, probe };
                     on.mark(Mark::Install(id));
                     if let Some(slot) = bank::install(&mut on, owner(id), bp) {
-                        self.counters[id.index()].state = State::Active;
+                        self.set_state(id, State::Active);
                         self.cpus[cpu.index()].announced[slot.index()] = clock;
                     }
                 }
@@ -304,6 +319,7 @@ impl Machine {
             let slot = Slot::ALL.into_iter().find(|&slot| announce::reserve(&mut on, slot));
             let slot = slot.ok_or(Refusal::bare("every register of a CPU has an owner"))?;
             announce::set(&mut on, slot, bp);
+            self.histogram.toggle_cpu(cpu, 1);
             self.cpus[cpu.index()].announced[slot.index()] = self.clock;
             return Ok(Part::Announced(slot));
         }
@@ -320,7 +336,10 @@ impl Machine {
         match part {
             Part::Register(_) => {}
             Part::Event(id) => self.bury(id),
-            Part::Announced(slot) => announce::clear(&mut On { machine: self, cpu, probe }, slot, bp),
+            Part::Announced(slot) => {
+                announce::clear(&mut On { machine: self, cpu, probe }, slot, bp);
+                self.histogram.toggle_cpu(cpu, -1);
+            }
         }
     }
 
@@ -330,7 +349,11 @@ impl Machine {
         let entry = entries.iter_mut().find(|entry| entry.as_ref().is_some_and(|entry| entry.bp.address == address));
         let entry = entry.and_then(Option::take).ok_or(Refusal::bare("kgdb has no breakpoint at that address"))?;
         for (cpu, part) in entry.parts {
-            self.kgdb_give_back(cpu, part, entry.bp, probe);
+            // `hw_break_release_slot` asks the CPUs that are online: on one that is away the event keeps its slot, and is
+            // still in the shadow when that CPU comes back.
+            if self.cpu(cpu).is_online || !matches!(part, Part::Event(_)) {
+                self.kgdb_give_back(cpu, part, entry.bp, probe);
+            }
         }
         Ok(())
     }
@@ -349,6 +372,7 @@ impl Machine {
         }
         let holder = crate::step::counter_of(self.cpu(cpu).bank.owner[slot.index()]);
         if announce::reserve(&mut On { machine: self, cpu, probe }, slot) {
+            self.histogram.toggle_cpu(cpu, 1);
             self.cpus[cpu.index()].announced[slot.index()] = self.clock;
             return Outcome::Ok;
         }
@@ -360,6 +384,7 @@ impl Machine {
     pub(crate) fn kgdb_release<P: Probe>(&mut self, cpu: CpuId, slot: Slot, probe: &mut P) -> Outcome {
         let in_use = self.parts_on(cpu).iter().any(|&(part, _)| part == Part::Announced(slot));
         if !in_use && announce::release(&mut On { machine: self, cpu, probe }, slot) {
+            self.histogram.toggle_cpu(cpu, -1);
             return Outcome::Ok;
         }
         Outcome::Refused(Refusal::new(Errno::EINVAL, "kgdb has not announced that slot, or has a breakpoint in it"))

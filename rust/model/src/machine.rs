@@ -77,7 +77,7 @@ impl Default for Options {
 }
 
 /// One CPU.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cpu {
     /// Its slots and registers.
     pub bank: Bank,
@@ -98,7 +98,7 @@ pub struct Cpu {
 }
 
 /// Everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Machine {
     /// What kind of machine.
     pub options: Options,
@@ -132,7 +132,7 @@ impl Machine {
             options,
             policy,
             cpus: cpus.collect(),
-            tasks: vec![Task::new(CpuId(0), Capabilities::Root)],
+            tasks: vec![Task::new(TaskId::IDLE, CpuId(0), Capabilities::Root)],
             contexts: vec![Context::new(None); options.cpus],
             counters: Vec::new(),
             vcpus: Vec::new(),
@@ -156,12 +156,12 @@ impl Machine {
     /// A new task that runs nowhere yet.
     pub fn add_sleeping_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
         let id = TaskId::from(self.tasks.len());
-        self.tasks.push(Task::new(cpu, capabilities));
+        self.tasks.push(Task::new(id, cpu, capabilities));
         id
     }
 
     /// A place for a child that fork will fill.
-    pub(crate) fn add_unborn_task(&mut self) -> TaskId {
+    pub fn add_unborn_task(&mut self) -> TaskId {
         let id = self.add_sleeping_task(CpuId(0), Capabilities::Root);
         self.tasks[id.index()].life = Life::Unborn;
         id
@@ -191,6 +191,11 @@ impl Machine {
     #[inline]
     pub fn counter(&self, id: CounterId) -> &Counter {
         &self.counters[id.index()]
+    }
+
+    /// Every counter that there has been, those that have ended included.
+    pub fn counters(&self) -> impl Iterator<Item = (CounterId, &Counter)> {
+        (0..).map(CounterId).zip(&self.counters)
     }
 
     /// The counter that somebody opened, of which this one may be a copy that fork made.
@@ -306,7 +311,7 @@ impl Machine {
             Event::PtracePeek { tracer, tracee, dr } => self.ptrace_peek(tracer, tracee, dr),
             Event::Attach { tracer, tracee } => self.attach(tracer, tracee),
             Event::Detach { tracer, tracee } => self.detach(tracer, tracee),
-            Event::Fork { parent, child } => self.fork(parent, child),
+            Event::Fork { parent, child, thread } => self.fork(parent, child, thread),
             Event::Exec(task) => self.exec(task, probe),
             Event::Exit(task) => self.exit(task, probe),
             Event::Migrate(task, cpu) => self.migrate(task, cpu, probe),
@@ -452,6 +457,11 @@ impl Machine {
             Life::Unborn => Err(Misuse::Unborn(task)),
             Life::Exited => Err(Misuse::Exited(task)),
         }
+    }
+
+    /// A task whose fork has come to something.
+    pub(crate) fn born(&self, task: TaskId) -> Result<(), Misuse> {
+        if self.task(task).life == Life::Unborn { Err(Misuse::Unborn(task)) } else { Ok(()) }
     }
 
     /// The CPU on which a task runs, in host context.

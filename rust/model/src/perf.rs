@@ -51,6 +51,10 @@ impl Machine {
         probe: &mut P,
     ) -> Result<CounterId, Refusal> {
         let caller = self.task(by).capabilities;
+        // 2
+        if attr.inherit_thread && !attr.inherit {
+            return Err(Refusal::new(Errno::EINVAL, "inherit_thread says which children inherit: it needs inherit"));
+        }
         // 4
         if !attr.exclude_kernel && self.options.paranoid > 1 && caller == Capabilities::None {
             return Err(Refusal::new(
@@ -59,7 +63,7 @@ impl Machine {
             ));
         }
         // 7
-        if group.is_some_and(|leader| !self.task(by).descriptors.contains(&leader)) {
+        if group.is_some_and(|leader| !self.descriptors(by).contains(&leader)) {
             return Err(Refusal::new(Errno::EBADF, "the caller has no descriptor of the group's leader"));
         }
         if group.is_some_and(|leader| self.counter(leader).state == State::Exit) {
@@ -113,7 +117,8 @@ impl Machine {
         }
         let id = self.create(attr, info, task, cpu, Origin::Perf);
         self.counters[id.index()].leader = group;
-        self.tasks[by.index()].descriptors.push(id);
+        let process = self.task(by).process;
+        self.tasks[process.index()].descriptors.push(id);
         self.activate(id, probe);
         Ok(id)
     }
@@ -279,9 +284,8 @@ impl Machine {
             HostHalf::Perf => self.perf_disable(id, probe),
             HostHalf::Thread => {
                 self.thread_disarm(id, probe);
-                let counter = &mut self.counters[id.index()];
-                counter.enabled = false;
-                counter.state = State::Off;
+                self.counters[id.index()].enabled = false;
+                self.set_state(id, State::Off);
             }
         }
     }

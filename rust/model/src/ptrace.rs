@@ -19,7 +19,10 @@ impl Machine {
     /// `PTRACE_ATTACH`.
     pub(crate) fn attach(&mut self, tracer: TaskId, tracee: TaskId) -> Result<Outcome, Misuse> {
         self.alive(tracer)?;
-        self.alive(tracee)?;
+        self.born(tracee)?;
+        if !self.task(tracee).is_alive() {
+            return Ok(Outcome::Refused(Refusal::new(Errno::EPERM, "the task has exited")));
+        }
         if let Err(refusal) = self.may_trace(tracer, tracee) {
             return Ok(Outcome::Refused(refusal));
         }
@@ -46,9 +49,9 @@ impl Machine {
 
     fn not_traced(&self, tracer: TaskId, tracee: TaskId) -> Result<Option<Refusal>, Misuse> {
         self.alive(tracer)?;
-        self.alive(tracee)?;
+        self.born(tracee)?;
         let traced = self.task(tracee).tracer == Some(tracer);
-        Ok((!traced).then(|| Refusal::new(Errno::ESRCH, "the caller does not trace that task: attach comes first")))
+        Ok((!traced).then(|| Refusal::new(Errno::ESRCH, "the caller does not trace that task, or it has exited")))
     }
 
     /// `PTRACE_PEEKUSER`.

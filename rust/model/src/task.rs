@@ -34,7 +34,7 @@ pub enum Life {
 }
 
 /// A task.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
     /// The CPU on which it runs when it runs.
     pub cpu: CpuId,
@@ -47,7 +47,9 @@ pub struct Task {
     /// Who traces it.
     pub tracer: Option<TaskId>,
     pub(crate) context: Option<ContextId>,
-    /// Counters that it has a descriptor of.
+    /// The first thread of its process: itself, if it is that.
+    pub(crate) process: TaskId,
+    /// Counters that its process has a descriptor of, if it is the first thread.
     pub(crate) descriptors: Vec<CounterId>,
     /// `thread.ptrace_bps`: the counters that a tracer made, by the tracer's register number.
     pub(crate) ptrace_bps: [Option<CounterId>; 4],
@@ -65,8 +67,9 @@ impl Task {
         self.life == Life::Alive
     }
 
-    pub(crate) fn new(cpu: CpuId, capabilities: Capabilities) -> Task {
+    pub(crate) fn new(id: TaskId, cpu: CpuId, capabilities: Capabilities) -> Task {
         Task {
+            process: id,
             cpu,
             capabilities,
             is_32bit: false,
@@ -83,24 +86,40 @@ impl Task {
 }
 
 impl Machine {
+    /// The counters that a task's process has a descriptor of.
+    pub(crate) fn descriptors(&self, task: TaskId) -> &[CounterId] {
+        &self.task(self.task(task).process).descriptors
+    }
+
+    /// The threads of a task's process that are alive, other than it.
+    fn other_threads(&self, task: TaskId) -> Vec<TaskId> {
+        let process = self.task(task).process;
+        let all = (0..self.tasks.len()).map(TaskId::from);
+        all.filter(|&id| id != task && self.task(id).process == process && self.task(id).is_alive()).collect()
+    }
+
     /// fork: counters with `inherit` are copied, each with a slot of its own and validated again with the parent's
     /// rights; ptrace's are not, but the child's DR6 and DR7 read as the parent's (M4).
-    pub(crate) fn fork(&mut self, parent: TaskId, child: TaskId) -> Result<Outcome, Misuse> {
+    pub(crate) fn fork(&mut self, parent: TaskId, child: TaskId, thread: bool) -> Result<Outcome, Misuse> {
         self.running_on(parent)?;
-        let outcome = self.copy_process(parent, child);
+        let outcome = self.copy_process(parent, child, thread);
         if outcome == Outcome::Ok {
-            let descriptors = self.task(parent).descriptors.clone();
-            self.tasks[child.index()].descriptors = descriptors;
+            if thread {
+                self.tasks[child.index()].process = self.task(parent).process;
+            } else {
+                let descriptors = self.descriptors(parent).to_vec();
+                self.tasks[child.index()].descriptors = descriptors;
+            }
         }
         Ok(outcome)
     }
 
     /// What fork does with breakpoints, whoever calls it: the kernel makes threads of a task by itself, too. Such a
     /// thread has no descriptors of its own.
-    pub fn copy_process(&mut self, parent: TaskId, child: TaskId) -> Outcome {
+    pub fn copy_process(&mut self, parent: TaskId, child: TaskId, thread: bool) -> Outcome {
         // `inherit_task_group`: group by group, each leader before those who follow it.
         let mut copies = Vec::new();
-        for id in self.inherited(parent) {
+        for id in self.inherited(parent, thread) {
             let leader = self.counter(id).leader.map(|leader| Self::copy_among(&copies, leader));
             match self.copy_for(id, parent, child) {
                 Ok(copy) => {
@@ -131,11 +150,14 @@ impl Machine {
 
     /// The counters that a child gets, in the order in which it gets them: pinned groups before flexible ones, each class
     /// by CPU and then by addition.
-    fn inherited(&self, parent: TaskId) -> Vec<CounterId> {
+    fn inherited(&self, parent: TaskId, thread: bool) -> Vec<CounterId> {
         let (HostHalf::Perf, Some(context)) = (self.policy.host, self.task(parent).context) else { return Vec::new() };
         let all: Vec<CounterId> = self.context(context).counters().collect();
         let mut leaders: Vec<_> = all.iter().copied().filter(|&id| self.counter(id).leader.is_none()).collect();
-        leaders.retain(|&id| self.counter(id).attr.inherit);
+        leaders.retain(|&id| {
+            let attr = self.counter(id).attr;
+            attr.inherit && (thread || !attr.inherit_thread)
+        });
         leaders.sort_by_key(|&id| (!self.counter(id).attr.pinned, self.counter(id).cpu));
         let group = |&leader: &CounterId| {
             let follows = all.iter().copied().filter(move |&id| self.counter(id).leader == Some(leader));
@@ -169,6 +191,11 @@ impl Machine {
     /// execve: ptrace's counters go (`flush_thread`), perf's stay unless they asked not to (`perf_event_exec`).
     pub(crate) fn exec<P: Probe>(&mut self, task: TaskId, probe: &mut P) -> Result<Outcome, Misuse> {
         self.running_on(task)?;
+        // `de_thread`: only the one who calls is left.
+        for other in self.other_threads(task) {
+            self.leave_cpu(other, probe);
+            self.exit_breakpoints(other, probe);
+        }
         // `flush_thread` comes before `perf_event_exec`.
         self.flush_ptrace(task, probe);
         self.tasks[task.index()].virtual_dr6 = 0;
@@ -187,11 +214,30 @@ impl Machine {
         Ok(Outcome::Ok)
     }
 
-    /// What `exit` does, wherever the task is.
+    /// What `exit` does, wherever the task is. The last thread of a process closes its descriptors.
     pub fn end_task<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
         self.exit_breakpoints(task, probe);
-        for id in self.task(task).descriptors.clone() {
-            self.close_descriptor(task, id, probe);
+        if self.other_threads(task).is_empty() {
+            for id in self.descriptors(task).to_vec() {
+                self.close_descriptor(task, id, probe);
+            }
+        }
+    }
+
+    /// What a deadly signal does: every thread of the process ends.
+    pub(crate) fn kill<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
+        for other in self.other_threads(task) {
+            self.leave_cpu(other, probe);
+            self.end_task(other, probe);
+        }
+        self.end_task(task, probe);
+    }
+
+    /// A task that another one ends leaves the CPU that it runs on.
+    fn leave_cpu<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
+        if self.is_running(task) {
+            let cpu = self.task(task).cpu;
+            self.interrupt(cpu, probe, |machine, probe| machine.sched_switch(cpu, TaskId::IDLE, probe));
         }
     }
 
@@ -203,6 +249,7 @@ impl Machine {
         }
         self.flush_ptrace(task, probe);
         self.tasks[task.index()].life = Life::Exited;
+        self.tasks[task.index()].tracer = None;
         for other in &mut self.tasks {
             other.tracer = other.tracer.filter(|&tracer| tracer != task);
         }
@@ -210,7 +257,8 @@ impl Machine {
 
     /// A task closes its descriptor of a counter: the counter ends if it was the last.
     pub fn close_descriptor<P: Probe>(&mut self, task: TaskId, id: CounterId, probe: &mut P) {
-        self.tasks[task.index()].descriptors.retain(|&other| other != id);
+        let process = self.task(task).process;
+        self.tasks[process.index()].descriptors.retain(|&other| other != id);
         self.close_if_unused(id, probe);
     }
 

@@ -13,7 +13,7 @@ use crate::step::{On, Probe};
 use crate::{CounterId, CpuId, TaskId};
 
 /// `thread.debugreg0-3,6,7`, and who asked for each.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Thread {
     pub(crate) dr: [u64; 4],
     pub(crate) dr6: u64,
@@ -100,7 +100,7 @@ impl Machine {
             thread.dr[slot.index()] = bp.address;
             thread.dr7 |= encode_dr7(slot, bp.kind, bp.length);
         }
-        self.counters[id.index()].state = if bp.is_some() { State::Active } else { State::Inactive };
+        self.set_state(id, if bp.is_some() { State::Active } else { State::Inactive });
         let thread = self.task(task).thread;
         if self.is_running(task) {
             let cpu = self.task(task).cpu;

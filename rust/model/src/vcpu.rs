@@ -63,6 +63,8 @@ pub struct Vcpu {
     pub wont_exit: bool,
     /// `KVM_DEBUGREG_RELOAD` (4.1 to 5.14): the next entry loads DR0-DR3, enabled or not.
     pub reload: bool,
+    /// The guest's registers stay in the hardware from exit to entry (Xen's `flag_dr_dirty`).
+    pub kept: bool,
     /// The instruction before was a MOV SS.
     pub mov_ss: bool,
     /// A #DB that waits for injection, with its events in positive polarity if it has any.
@@ -104,6 +106,7 @@ impl Vcpu {
             bp_enabled: false,
             wont_exit: false,
             reload: false,
+            kept: false,
             mov_ss: false,
             pending_db: None,
             pending_bp: false,

@@ -30,16 +30,12 @@ fn all() -> Vec<(PathBuf, String)> {
     found.into_iter().map(read).collect()
 }
 
-/// Policies under which a guest's breakpoints do not fire, or the host's are lost: no file has to hold under them unless
-/// it says so.
-const NO_PROMISE: &[&str] = &["sev-es"];
-
 /// The policies under which a file must hold: its own, or any of those that know counters of a CPU.
 fn policies(scenario: &Scenario) -> Vec<String> {
     if scenario.policies.is_empty() {
         NAMED
             .iter()
-            .filter(|named| named.host == HostHalf::Perf && !NO_PROMISE.contains(&named.name))
+            .filter(|named| named.host == HostHalf::Perf && named.kvm.is_general())
             .map(|named| named.name.to_owned())
             .collect()
     } else {

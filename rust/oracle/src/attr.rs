@@ -28,6 +28,7 @@ pub(crate) fn breakpoint(attr: &Attr, sampling: bool) -> [u8; SIZE] {
         (2, attr.pinned),
         (4, attr.exclude_user),
         (5, attr.exclude_kernel),
+        (35, attr.inherit_thread),
         (36, attr.remove_on_exec),
         (37, attr.sigtrap),
     ];

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use debugreg::trip::{Access, What};
 use debugreg_model::scenario::{Line, Scenario};
 use debugreg_model::{
-    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Refusal, TaskId,
+    Attr, BpType, Capabilities, Changes, CounterId, Errno, Event, Holder, Insn, Nmi, Outcome, Refusal, TASK_SIZE_MAX,
+    TaskId,
 };
 
 use crate::agent::{INT1, Op, RET, TF};
@@ -33,6 +34,9 @@ const PAGES: usize = 64;
 
 /// A descriptor that no agent has.
 const NOT_OPEN: u64 = 1000;
+
+const KPROBES: &str =
+    "whether an execute breakpoint may be in the kernel depends on kprobes, which are not the scenario's";
 
 /// Counters that no name is bound to have numbers from here on.
 const UNNAMED: u32 = 1 << 16;
@@ -62,6 +66,8 @@ struct Performance<'w> {
     sampling: bool,
     /// Whether the machine's perf_event_paranoid is the scenario's.
     paranoid: bool,
+    /// Whether this kernel has kprobes, or lacks them, as the scenario says.
+    kprobes: bool,
     /// The line that would over-commit the registers, unless the caller has said that it may.
     hazard: Option<usize>,
     /// Why nothing can be observed any more.
@@ -85,7 +91,11 @@ impl World {
         if scenario.options.slots != 4 {
             return blind("the hardware has four slots");
         }
+        if scenario.options.fred && !self.fred {
+            return blind("events are not delivered by FRED here");
+        }
         let paranoid = self.paranoid == Some(scenario.options.paranoid);
+        let kprobes = self.kprobes == scenario.options.kprobes;
         let sampling =
             scenario.options.cpus == 1 && scenario.lines.iter().any(|line| matches!(line.event, Event::Slots(_)));
         for line in &scenario.lines {
@@ -112,6 +122,7 @@ impl World {
             unnamed: UNNAMED,
             sampling,
             paranoid,
+            kprobes,
             hazard: if hazardous { None } else { rehearse::first_hazard(scenario) },
             blind: None,
             uncounted: None,
@@ -140,6 +151,11 @@ pub(crate) fn pages(access: Access, insn: Insn) -> impl Iterator<Item = u64> {
     let first = access.address.saturating_sub(before) & !0xfff;
     let last = access.address.saturating_add(bytes.saturating_sub(1)) & !0xfff;
     (0..=(last - first) / 0x1000).map(move |page| first + 0x1000 * page).take(PAGES)
+}
+
+/// Whether a kernel with kprobes may allow what one without them never does.
+fn depends_on_kprobes(attr: &Attr) -> bool {
+    attr.bp_type == BpType::X && attr.bp_addr >= TASK_SIZE_MAX && attr.is_valid()
 }
 
 pub(crate) fn unobserved(why: impl Into<String>) -> Seen {
@@ -206,7 +222,10 @@ impl Performance<'_> {
             Event::Detach { tracer, tracee } => self.traced(scenario, *tracer, *tracee, |tasks, a, b| {
                 tasks.detach(a, b).map(|result| result.map(|()| None))
             }),
-            Event::Fork { parent, child } => self.fork(parent.index(), child.index()),
+            Event::Fork { parent, child, thread: false } => self.fork(parent.index(), child.index()),
+            Event::Fork { thread: true, .. } => {
+                Ok(self.go_blind("the tasks of this world are processes of one thread"))
+            }
             Event::Exec(task) => {
                 self.tasks.exec(task.index())?;
                 Ok(Seen::Outcome(Outcome::Ok))
@@ -258,6 +277,7 @@ impl Performance<'_> {
         scenario.tasks.get(task.wrapping_sub(1)).is_some_and(|task| task.is_32bit)
     }
 
+    #[allow(clippy::too_many_arguments, reason = "they are the system call's")]
     fn open(
         &mut self,
         scenario: &Scenario,
@@ -273,6 +293,9 @@ impl Performance<'_> {
         }
         if !self.paranoid && self.tasks.task(by).capabilities == Capabilities::None {
             return Ok(self.go_blind("kernel.perf_event_paranoid of this machine is not the scenario's"));
+        }
+        if !self.kprobes && depends_on_kprobes(&attr) {
+            return Ok(self.go_blind(KPROBES));
         }
         let Some(pid) = task.map_or(Some(u64::MAX), |task| self.tasks.all[task].as_ref().map(|task| task.pid)) else {
             return Ok(self.go_blind("the task is not there in this world"));
@@ -356,6 +379,9 @@ impl Performance<'_> {
             exclude_kernel: changes.exclude_kernel.unwrap_or(attr.exclude_kernel),
             ..attr
         };
+        if !self.kprobes && depends_on_kprobes(&wanted) {
+            return Ok(self.go_blind(KPROBES));
+        }
         let result = self.ioctl(symbol, MODIFY, &attr::breakpoint(&wanted, sampling))?;
         let result = result.expect("it is there");
         if let Some(counter) = self.counter(symbol) {
@@ -397,7 +423,7 @@ impl Performance<'_> {
         if Self::is_32bit(scenario, tracer) {
             return Ok(self.go_blind("the tasks of this world are 64-bit programs"));
         }
-        if !self.tasks.lives(tracer) || !self.tasks.lives(tracee) {
+        if !self.tasks.lives(tracer) || self.tasks.all[tracee].is_none() {
             return Ok(self.go_blind("the task is not there in this world"));
         }
         Ok(match act(&mut self.tasks, tracer, tracee)? {

@@ -519,19 +519,23 @@ impl<'w> Tasks<'w> {
         }
     }
 
-    /// After a deadly trap: TF is cleared, and an INT1 is behind. (Some hypervisors return to it as if it were a fault.)
+    /// After a deadly trap: TF is cleared, unless it was the fault before the instruction that is stepped; and an INT1 is
+    /// behind. (Some hypervisors return to it as if it were a fault.)
     fn go_on(&mut self, tracer: usize, pid: u64) -> Result<(), Error> {
         const RIP: u64 = 8 * 16;
         const EFLAGS: u64 = 8 * 18;
         const TRAP_BRKPT: u32 = 1;
+        const TRAP_HWBKPT: u32 = 4;
         let word = |tasks: &mut Self, request: u64, at: u64, data: u64| {
             let answer = tasks.round(tracer, &Message::call(libc::SYS_ptrace, &[request, pid, at, data]))?;
             answer.result().map_err(|errno| lost("ptrace", errno))?;
             Ok::<_, Error>(answer)
         };
-        let flags = word(self, PTRACE_PEEKUSER, EFLAGS, payload(0))?.payload_word(0);
-        word(self, PTRACE_POKEUSER, EFLAGS, flags & !TF)?;
         let signal = word(self, PTRACE_GETSIGINFO, 0, payload(0))?;
+        if signal.payload_half(8) != TRAP_HWBKPT {
+            let flags = word(self, PTRACE_PEEKUSER, EFLAGS, payload(0))?.payload_word(0);
+            word(self, PTRACE_POKEUSER, EFLAGS, flags & !TF)?;
+        }
         if signal.payload_half(8) == TRAP_BRKPT {
             let rip = word(self, PTRACE_PEEKUSER, RIP, payload(0))?.payload_word(0);
             if self.is_int1(pid, rip)? {

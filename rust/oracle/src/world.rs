@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,10 @@ pub struct World {
     /// Pages that init has.
     pub(crate) mapped: BTreeSet<u64>,
     pub(crate) paranoid: Option<i32>,
+    /// Whether this kernel has kprobes (CONFIG_KPROBES, and with it CONFIG_OPTPROBES on x86).
+    pub(crate) kprobes: bool,
+    /// Whether events are delivered by FRED.
+    pub(crate) fred: bool,
     /// Where the driver may run when nobody minds.
     affinity: CpuSet,
 }
@@ -117,6 +122,9 @@ impl World {
             paranoid: std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
                 .ok()
                 .and_then(|t| t.trim().parse().ok()),
+            kprobes: Path::new("/proc/sys/debug/kprobes-optimization").exists(),
+            fred: std::fs::read_to_string("/proc/cpuinfo")
+                .is_ok_and(|t| t.split_whitespace().any(|flag| flag == "fred")),
             affinity,
         };
         world.set_up(going)?;

@@ -1,7 +1,11 @@
 //! What guests did to their own registers between two VMRUNs: input that only a steps file has.
 
+use debugreg::{Dr, Registers};
+
 use crate::input::{Input, Trace, Why};
-use crate::steps::What;
+use crate::steps::{MarkName, Step, What};
+use crate::tie::Place;
+use crate::truth::Anchor;
 
 /// A MOV DR of a guest.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -21,41 +25,121 @@ pub(crate) struct Run {
     pub(crate) trapped: Option<Mov>,
 }
 
-/// By entry row of the trace, in order: the stay that it begins. Empty without a steps file.
-///
-/// The k-th VMRUN is the k-th `kvm_entry` line. A trace whose head was overwritten lacks the first ones, so the two are
-/// aligned at the end.
-pub(crate) fn runs(trace: &Trace) -> Vec<Run> {
-    let Some(steps) = &trace.steps else { return Vec::new() };
-    let mut stays: Vec<Run> = Vec::new();
-    let mut current = vec![None; usize::from(steps.iter().map(|step| step.cpu).max().unwrap_or(0)) + 1];
+/// What guests did.
+#[derive(Clone, Debug)]
+pub(crate) struct Guests {
+    /// By entry row of the trace, in order: in the stay that it begins.
+    pub(crate) runs: Vec<Run>,
+    /// By CPU: in the stay that was begun before the first line.
+    pub(crate) begun: Vec<Run>,
+    /// What was written before the first line, if it was by the one vCPU that the trace has.
+    pub(crate) before: Registers,
+}
+
+/// Lays the steps of guests beside the entries of the trace.
+pub(crate) fn guests(trace: &Trace, steps: &[Step], places: &[Place]) -> Guests {
+    let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. }));
+    let entries: Vec<u32> = entries.map(|row| row.line).collect();
+    let mut stays = vec![Run::default(); entries.len()];
+    let mut begun = vec![Run::default(); places.len()];
+    let mut before = Registers::RESET;
+    // By CPU: the number of its next mark, and in which stay its guest is, if it is in one.
+    let mut next = vec![0; places.len()];
+    let mut current: Vec<Option<Stay>> = vec![None; places.len()];
     for step in steps {
-        let stay = &mut current[usize::from(step.cpu)];
-        match (step.what, step.is_kernel(), *stay) {
-            (What::VmRun, _, _) => {
-                *stay = Some(stays.len());
-                stays.push(Run::default());
+        let cpu = usize::from(step.cpu);
+        let write = match step.what {
+            What::Write { value, .. } => Some(value),
+            What::Read { .. } => None,
+            What::VmRun => {
+                let anchor = places[cpu].anchor(next[cpu]);
+                current[cpu] = match anchor {
+                    Some(Anchor::Entry { window }) => entries.binary_search(&window).ok().map(Stay::Shown),
+                    Some(_) => None,
+                    None if places[cpu].is_after(next[cpu]) => None,
+                    None => {
+                        begun[cpu] = Run::default();
+                        Some(Stay::Begun)
+                    }
+                };
+                next[cpu] += 1;
+                continue;
             }
-            (What::Write { dr, value }, false, Some(at)) => stays[at].executed.push(Mov { dr, write: Some(value) }),
-            (What::Read { dr }, false, Some(at)) => stays[at].executed.push(Mov { dr, write: None }),
-            (_, true, _) => *stay = None,
-            _ => {}
-        }
+            What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
+                // Of a stay that was over before the first line nothing is left to be shown.
+                if places[cpu].anchor(next[cpu]).is_none() {
+                    begun[cpu] = Run::default();
+                }
+                next[cpu] += 1;
+                current[cpu] = None;
+                continue;
+            }
+            What::Mark { .. } => {
+                current[cpu] = current[cpu].filter(|_| !step.is_kernel());
+                continue;
+            }
+        };
+        let (What::Write { dr, .. } | What::Read { dr }) = step.what else { continue };
+        let stay = match current[cpu] {
+            _ if step.is_kernel() => {
+                current[cpu] = None;
+                continue;
+            }
+            Some(Stay::Shown(at)) => &mut stays[at],
+            Some(Stay::Begun) => {
+                if let (Some(dr), Some(value)) = (Dr::from_number(dr), write) {
+                    before.set(dr, value);
+                }
+                &mut begun[cpu]
+            }
+            None => continue,
+        };
+        stay.executed.push(Mov { dr, write });
     }
-    let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. })).count();
-    let mut stays = stays.split_off(stays.len().saturating_sub(entries));
-    // An access that exits is logged when it traps; it was not executed then.
-    let mut entry = None;
-    let mut last = vec![None; trace.cpus];
+    set_trapped_apart(trace, &mut stays, &mut begun);
+    let before = if has_one_vcpu(trace) { before } else { Registers::RESET };
+    Guests { runs: stays, begun, before }
+}
+
+fn has_one_vcpu(trace: &Trace) -> bool {
+    let mut vcpus = trace.rows.iter().filter_map(|row| match row.input {
+        Input::Entry { vcpu, .. } | Input::KvmExit { vcpu: Some(vcpu), .. } => Some((row.pid, vcpu)),
+        _ => None,
+    });
+    let first = vcpus.next();
+    vcpus.all(|vcpu| Some(vcpu) == first)
+}
+
+/// A stay in a guest.
+#[derive(Copy, Clone)]
+enum Stay {
+    /// Its entry is the trace's entry row of this number.
+    Shown(usize),
+    /// It was entered before the first line.
+    Begun,
+}
+
+/// An access that exits is logged when it traps; it was not executed then. Of a stay whose exit is not in the trace nothing
+/// can be said.
+fn set_trapped_apart(trace: &Trace, stays: &mut [Run], begun: &mut [Run]) {
+    let mut entries = 0;
+    let mut last: Vec<Option<usize>> = vec![None; begun.len()];
+    let mut is_in = vec![false; begun.len()];
     for row in &trace.rows {
+        let cpu = usize::from(row.cpu);
         match row.input {
             Input::Entry { .. } => {
-                let next = entry.map_or(0, |at| at + 1);
-                entry = Some(next);
-                last[usize::from(row.cpu)] = Some(next);
+                last[cpu] = Some(entries);
+                is_in[cpu] = true;
+                entries += 1;
             }
-            Input::KvmExit { why: Why::DrAccess { dr, write }, .. } => {
-                if let Some(stay) = last[usize::from(row.cpu)].and_then(|at: usize| stays.get_mut(at)) {
+            Input::KvmExit { why, .. } => {
+                is_in[cpu] = false;
+                let stay = match last[cpu] {
+                    Some(at) => &mut stays[at],
+                    None => &mut begun[cpu],
+                };
+                if let Why::DrAccess { dr, write } = why {
                     let fits = |mov: &Mov| mov.dr == dr && mov.write.is_some() == write;
                     stay.trapped = stay.executed.pop_if(|mov| fits(mov));
                 }
@@ -63,5 +147,7 @@ pub(crate) fn runs(trace: &Trace) -> Vec<Run> {
             _ => {}
         }
     }
-    stays
+    for (_, last) in is_in.into_iter().zip(last).filter(|&(is_in, _)| is_in) {
+        stays[last.expect("entered")] = Run::default();
+    }
 }

@@ -13,6 +13,7 @@ use debugreg_model::Vendor;
 
 use crate::error::TraceError;
 use crate::ftrace::{BpAttr, Counts, Event, ExitReason, Lines, PrevState};
+use crate::tie::{self, Tied, Untied};
 use crate::{source, steps};
 
 /// What a row says happened.
@@ -28,9 +29,9 @@ pub enum Input {
     /// `sched_process_exit`: the task's counters have left the registers, its descriptors are still open.
     Exit { pid: i32 },
     /// `kvm_entry`.
-    Entry { vcpu: u32 },
+    Entry { vcpu: u32, rip: Option<u64> },
     /// `kvm_exit`, with the guest's DR7 if a later line tells it.
-    KvmExit { vcpu: Option<u32>, why: Why, guest_dr7: Option<u64> },
+    KvmExit { vcpu: Option<u32>, rip: Option<u64>, why: Why, guest_dr7: Option<u64> },
     /// `perf_event_open` of a breakpoint; `result` is what its `->` line says.
     Open { attr: BpAttr, pid: i32, cpu: i32, result: Option<i64> },
     /// `close`.
@@ -43,8 +44,14 @@ pub enum Input {
     Modify { fd: i32, attr: BpAttr },
     /// `PTRACE_POKEUSER` of a debug register that succeeded, or whose result is not known.
     Poke { pid: i32, dr: u8, value: u64 },
+    /// `KVM_CREATE_VCPU`.
+    CreateVcpu { vcpu: u32 },
     /// An ioctl of a vCPU.
     VcpuIoctl,
+    /// `KVM_RUN` returns for the guest's debugger.
+    DebugExit,
+    /// `perf_event_open` returns a descriptor, and the line on which it was entered is not there.
+    OpenReturn,
     /// `KVM_SET_GUEST_DEBUG`.
     SetGuestDebug { control: u32, dr: [Option<u64>; 4], dr7: Option<u64> },
     /// `KVM_SET_DEBUGREGS`.
@@ -121,15 +128,19 @@ pub struct Trace {
     pub acts: Vec<(u32, u32)>,
     /// The truth.
     pub truth: Vec<Truth>,
-    /// Tasks of whose breakpoints or guests something is set that the trace does not show: from before it begins, or by a
-    /// call whose probe could not read its argument.
-    pub unknown: Vec<Unknown>,
+    /// Lines before which events were lost.
+    pub gaps: Vec<u32>,
+    /// Tasks that may be exiting when the lines end, by pid: since when. Their counters leave the registers before that
+    /// shows.
+    pub exiting: HashMap<i32, u32>,
     /// Names of the phases.
     pub phases: Vec<String>,
     /// What the reader passed over.
     pub counts: Counts,
-    /// The steps file, if there is one.
-    pub steps: Option<Vec<steps::Step>>,
+    /// What a steps file adds, if there is one that can be tied to the lines.
+    pub steps: Option<Tied>,
+    /// Why one that there is cannot be.
+    pub untied: Option<Untied>,
 }
 
 impl Trace {
@@ -147,25 +158,35 @@ impl Trace {
         for beside in [format!("{stem}.steps"), format!("{stem}.steps.gz")] {
             let path = path.with_file_name(beside);
             if path.is_file() {
-                trace.steps = Some(steps::parse(&path, &source::read(&path)?)?);
+                trace.lay_beside(&steps::parse(&path, &source::read(&path)?)?);
                 break;
             }
         }
         Ok(trace)
     }
 
+    /// Ties the steps of the same run to the lines, or notes that they cannot be.
+    pub fn lay_beside(&mut self, steps: &[steps::Step]) {
+        match tie::tie(self, steps) {
+            Ok(tied) => self.steps = Some(tied),
+            Err(untied) => self.untied = Some(untied),
+        }
+    }
+
     /// Reads the text of a trace.
     pub fn parse(name: &str, bytes: &[u8]) -> Trace {
         let mut reading = Reading::default();
         let mut lines = Lines::new(bytes);
-        for record in lines.by_ref() {
+        let (mut gaps, mut losses) = (Vec::new(), 0);
+        while let Some(record) = lines.next() {
+            let lost = lines.counts().lost.lines;
+            if std::mem::replace(&mut losses, lost) != lost {
+                gaps.push(record.line);
+            }
             reading.record(record.line, record.cpu, record.pid, record.event);
         }
         reading.acts.sort_unstable();
-        let mut unknown = strangers(&reading.rows, &reading.truth);
-        unknown.extend(debugged_before(&reading.rows, &reading.debug_exits));
         Trace {
-            unknown,
             name: name.to_owned(),
             vendor: vendor(bytes),
             cpus: reading.windows.len().max(1),
@@ -173,76 +194,13 @@ impl Trace {
             acts: reading.acts,
             truth: reading.truth,
             phases: reading.phases,
+            gaps,
+            exiting: reading.stretches,
             counts: *lines.counts(),
             steps: None,
+            untied: None,
         }
     }
-}
-
-/// For which lines it is not determined what a task does to registers.
-#[derive(Clone, Debug)]
-pub struct Unknown {
-    /// The task.
-    pub pid: i32,
-    /// From this line.
-    pub from: u32,
-    /// To this line, which is included.
-    pub to: u32,
-}
-
-/// The tasks to whom the truth shows a breakpoint come or go that no line before has asked for: from the call whose probe
-/// could not read its argument, or the beginning, to the breakpoint's last going.
-fn strangers(rows: &[Row], truth: &[Truth]) -> Vec<Unknown> {
-    let mut asked = HashSet::new();
-    let mut faulted = 0;
-    let mut next = rows.iter().peekable();
-    let mut strangers: HashMap<i32, Unknown> = HashMap::new();
-    for truth in truth {
-        while let Some(row) = next.next_if(|row| row.line < truth.line) {
-            if let Input::Open { attr, .. } | Input::Modify { attr, .. } = row.input
-                && attr.bp_addr.is_none()
-            {
-                faulted = row.line;
-            }
-            asked.extend(match row.input {
-                Input::Open { attr, .. } | Input::Modify { attr, .. } => attr.bp_addr,
-                Input::Poke { dr: 0..=3, value, .. } => Some(value),
-                // Enabling a register that has no address watches address 0.
-                Input::Poke { dr: 7, .. } => Some(0),
-                _ => None,
-            });
-        }
-        let (address, goes) = match truth.done {
-            Done::Install(address) => (address, false),
-            Done::Uninstall(address) => (address, true),
-            Done::Restore | Done::Sync => continue,
-        };
-        let Ok(at) = rows.binary_search_by_key(&truth.window, |row| row.line) else { continue };
-        // A call that is known to ask for one address installs no other, unless that one has just made room.
-        let new = !strangers.contains_key(&rows[at].pid) && !goes;
-        let mistaken = new && matches!(rows[at].input, Input::Open { attr, .. } if attr.bp_addr.is_some());
-        if asked.contains(&address) || mistaken {
-            continue;
-        }
-        let pid = match rows[at].input {
-            Input::Switch { prev, .. } if goes => prev,
-            Input::Switch { next, .. } => next,
-            _ => rows[at].pid,
-        };
-        // What came and has not gone is there to the end.
-        let to = if goes { truth.window } else { u32::MAX };
-        strangers.entry(pid).or_insert(Unknown { pid, from: faulted, to }).to = to;
-    }
-    strangers.into_values().collect()
-}
-
-/// The tasks whose guest is seen to be debugged before a line says that it is: to the line that says how it goes on.
-fn debugged_before(rows: &[Row], exits: &[i32]) -> Vec<Unknown> {
-    let to = |pid| {
-        let set = rows.iter().find(|row| row.pid == pid && matches!(row.input, Input::SetGuestDebug { .. }));
-        set.map_or(u32::MAX, |row| row.line)
-    };
-    exits.iter().map(|&pid| Unknown { pid, from: 0, to: to(pid) }).collect()
 }
 
 /// SVM's exit reasons are written small (or with EXIT_ by trace-cmd), VMX's in capitals.
@@ -271,18 +229,18 @@ struct Reading {
     windows: Vec<u32>,
     /// By pid: an open in flight.
     opens: HashMap<i32, InFlight>,
+    /// By pid: an open in flight that is of something else than a breakpoint.
+    foreign: HashSet<i32>,
     /// By pid: the row of a ptrace call in flight.
     pokes: HashMap<i32, usize>,
     /// By pid: a modify whose ioctl is still to come.
     modifies: HashMap<i32, usize>,
     /// By CPU: the row of the last exit.
     exits: HashMap<u16, usize>,
-    /// Tasks whose `KVM_RUN` returned for the debugger before they set one.
-    debug_exits: Vec<i32>,
-    /// Tasks that have set one.
-    debuggers: HashSet<i32>,
     /// By pid: the row that preempted it first since its last voluntary switch.
     preempted: HashMap<i32, usize>,
+    /// By pid: the line on which it came after its last voluntary switch.
+    stretches: HashMap<i32, u32>,
 }
 
 /// An open between its enter line and its `->` line.
@@ -295,7 +253,6 @@ struct InFlight {
 }
 
 impl Reading {
-    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     fn record(&mut self, line: u32, cpu: u16, pid: i32, event: Event<'_>) {
         let input = match event {
             Event::Install { address, .. } => return self.done(line, cpu, Done::Install(address)),
@@ -313,7 +270,7 @@ impl Reading {
                 return;
             }
             Event::SchedSwitch { prev_pid, prev_state, next_pid } => {
-                self.switch_in_flight(prev_pid, prev_state, next_pid);
+                self.switch_in_flight(line, prev_pid, prev_state, next_pid);
                 Input::Switch { prev: prev_pid, next: next_pid }
             }
             Event::MigrateTask { pid, to, .. } => Input::Migrate { pid, to },
@@ -323,20 +280,21 @@ impl Reading {
                 self.push(line, cpu, pid, Input::Exit { pid });
                 let before = self.preempted.remove(&pid).unwrap_or(here);
                 self.acts.push((before as u32, here as u32));
+                self.stretches.remove(&pid);
                 return;
             }
-            Event::KvmEntry { vcpu } => {
+            Event::KvmEntry { vcpu, rip } => {
                 self.exits.remove(&cpu);
-                Input::Entry { vcpu }
+                Input::Entry { vcpu, rip }
             }
-            Event::KvmExit { vcpu, reason } => {
+            Event::KvmExit { vcpu, rip, reason } => {
                 self.exits.insert(cpu, self.rows.len());
                 let why = match reason {
                     ExitReason::DrAccess { dr, write } => Why::DrAccess { dr, write: write.unwrap_or(true) },
                     ExitReason::Db => Why::Db,
                     _ => Why::Other,
                 };
-                Input::KvmExit { vcpu, why, guest_dr7: None }
+                Input::KvmExit { vcpu, rip, why, guest_dr7: None }
             }
             Event::BpOpen { attr, pid: target, cpu: on } => {
                 if attr.attr_type == Some(5) || attr.attr_type.is_none() && attr.bp_type.is_some_and(|t| t != 0) {
@@ -344,20 +302,23 @@ impl Reading {
                     self.opens.insert(pid, InFlight { row, slept: false, switched_in: false, acts: None });
                     Input::Open { attr, pid: target, cpu: on, result: None }
                 } else {
+                    self.foreign.insert(pid);
                     Input::Nothing
                 }
             }
-            Event::PerfEventOpenReturn(result) => {
-                self.push(line, cpu, pid, Input::Nothing);
-                let here = self.rows.len() - 1;
-                if let Some(open) = self.opens.remove(&pid) {
-                    self.open_acts(&open, open.acts.unwrap_or(here), result);
+            Event::PerfEventOpenReturn(result) => match self.opens.remove(&pid) {
+                Some(open) => {
+                    let here = self.rows.len();
+                    self.push(line, cpu, pid, Input::Nothing);
+                    return self.open_acts(&open, open.acts.unwrap_or(here), result);
                 }
-                return;
-            }
+                None if result >= 0 && !self.foreign.remove(&pid) => Input::OpenReturn,
+                None => Input::Nothing,
+            },
             Event::Close { fd } => Input::Close { fd },
             Event::Ioctl { fd, cmd: 0x2400, .. } => Input::Enable { fd },
             Event::Ioctl { fd, cmd: 0x2401, .. } => Input::Disable { fd },
+            Event::Ioctl { cmd: 0xae41, arg, .. } => Input::CreateVcpu { vcpu: arg as u32 },
             // _IO(KVMIO, 0x80) and up: what KVM's api.h has for vCPUs.
             Event::Ioctl { cmd, .. } if cmd & 0xff80 == 0xae80 => Input::VcpuIoctl,
             Event::BpModify { fd, attr } => {
@@ -386,15 +347,11 @@ impl Reading {
             }
             Event::SetDebugregs { db, dr6, dr7, .. } => Input::SetDebugregs { db, dr6, dr7 },
             Event::SetGuestDebug { control, dr, dr7 } => {
-                self.debuggers.insert(pid);
+                // What KVM puts into force from here on is not the word of the guest that just left.
+                self.exits.remove(&cpu);
                 Input::SetGuestDebug { control, dr, dr7 }
             }
-            Event::UserspaceExit { reason: "KVM_EXIT_DEBUG" } => {
-                if self.debuggers.insert(pid) {
-                    self.debug_exits.push(pid);
-                }
-                Input::Nothing
-            }
+            Event::UserspaceExit { reason: "KVM_EXIT_DEBUG" } => Input::DebugExit,
             Event::Phase { name, .. } => {
                 self.phases.push(name.to_owned());
                 Input::Phase(self.phases.len() - 1)
@@ -424,12 +381,17 @@ impl Reading {
     }
 
     /// A switch bears on opens in flight: one that slept acts before its caller leaves the CPU again.
-    fn switch_in_flight(&mut self, prev: i32, prev_state: PrevState, next: i32) {
+    fn switch_in_flight(&mut self, line: u32, prev: i32, prev_state: PrevState, next: i32) {
         let here = self.rows.len();
         if prev_state == PrevState::Preempted {
             self.preempted.entry(prev).or_insert(here);
+            self.stretches.entry(prev).or_insert(0);
         } else {
             self.preempted.remove(&prev);
+            self.stretches.remove(&prev);
+        }
+        if next != 0 {
+            self.stretches.entry(next).or_insert(line);
         }
         if let Some(open) = self.opens.get_mut(&prev) {
             if prev_state == PrevState::Sleeping {

@@ -15,7 +15,7 @@
 //! let text = b"             vmm-1       [000] d..1.     6.959087: kvm_entry: vcpu 0, rip 0x1000\n";
 //! let record = Lines::new(text).next().unwrap();
 //! assert_eq!((record.cpu, record.pid, record.time_ns), (0, 1, Some(6_959_087_000)));
-//! assert_eq!(record.event, Event::KvmEntry { vcpu: 0 });
+//! assert_eq!(record.event, Event::KvmEntry { vcpu: 0, rip: Some(0x1000) });
 //! ```
 #![forbid(unsafe_code)]
 
@@ -23,10 +23,14 @@ pub mod error;
 pub mod ftrace;
 mod guest;
 pub mod input;
+mod movs;
 pub mod observe;
+mod predict;
 pub mod replay;
 pub mod source;
 pub mod steps;
+mod strangers;
+pub mod tie;
 mod truth;
 pub mod verify;
 

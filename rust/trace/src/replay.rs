@@ -1,18 +1,23 @@
 //! A trace under a policy: its rows as events on the model, and what they cost.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod guests;
+mod unseen;
 
-use debugreg::{Cost, Dr};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use debugreg::Cost;
 use debugreg_model::{
-    Attr, BpType, Capabilities, Changes, CounterId, CpuId, DrAccess, Event, ExitReason, GuestDebug, Machine, Mark,
-    Misuse, Options, Outcome, Policy, Probe, State, Step, TaskId, VcpuId,
+    Attr, BpType, Capabilities, Changes, CounterId, CpuId, Event, GuestDebug, Machine, Mark, Misuse, Options, Outcome,
+    Policy, Probe, State, Step, TaskId, VcpuId,
 };
 
 use crate::ftrace::BpAttr;
-use crate::guest::{Mov, Run, runs};
-use crate::input::{Input, Row, Trace, Unknown, Why};
+use crate::input::{Input, Row, Trace};
 use crate::observe::{Observed, Observer};
-use crate::verify::{Predictions, Verify, verify};
+use crate::predict::Predictions;
+use crate::strangers::Unseen;
+use crate::verify::{Verify, verify};
+use guests::{Stay, Told};
 
 /// What a replay found.
 #[derive(Clone, Debug)]
@@ -71,7 +76,7 @@ pub fn replay(
             replayer.acted += 1;
             replayer.act(&trace.rows[acts as usize], row);
         }
-        replayer.row(row);
+        replayer.row(row, at);
     }
     Some(replayer.finish())
 }
@@ -110,6 +115,22 @@ struct Replayer<'a> {
     youngest: i32,
     /// The thread that last did something with a vCPU.
     vmm: Option<TaskId>,
+    /// Nothing happened before the first line.
+    from_power_on: bool,
+    /// How many of the trace's gaps are behind.
+    gaps: usize,
+    /// What may have been set without a line.
+    unseen: Unseen,
+    /// Of those who hold something that is not told: the counter that it is.
+    altered: Vec<(usize, CounterId)>,
+    /// Tasks that a fork line has announced.
+    born: HashSet<i32>,
+    /// By tracee: the registers into which its tracer has put addresses.
+    poked: HashMap<i32, u8>,
+    /// By thread and number: vCPUs that are to be used for the first time.
+    created: HashSet<(i32, u32)>,
+    /// By vCPU.
+    told: Vec<Told>,
     /// By thread and number.
     vcpus: HashMap<(i32, u32), VcpuId>,
     /// The vCPU that a thread ran last.
@@ -124,8 +145,8 @@ struct Replayer<'a> {
     closing: HashMap<i32, Vec<CounterId>>,
     /// CPUs whose current task has been seen.
     known: Vec<bool>,
-    /// The stays in guests, in the order of their entries.
-    runs: VecDeque<Run>,
+    /// How many entries are behind.
+    entries: usize,
     /// By vCPU: the stay that it is in, and the access that its last exit was about.
     stays: HashMap<VcpuId, Stay>,
     phases: Vec<PhaseCost>,
@@ -136,24 +157,9 @@ struct Replayer<'a> {
     events: u64,
 }
 
-/// A vCPU between its entry and what its exit handler made of a MOV DR.
-#[derive(Default)]
-struct Stay {
-    run: Run,
-    retry: Option<Retry>,
-}
-
-/// What became of an access that exited.
-#[derive(Copy, Clone)]
-enum Retry {
-    /// The policy emulated it: if the traced kernel let the guest try again, that is not to be done twice.
-    Done(Mov),
-    /// The policy lets the guest try again: if the traced kernel emulated it, it is still to be done.
-    Again(Mov),
-}
-
 impl<'a> Replayer<'a> {
     fn new(trace: &'a Trace, policy: Policy, options: Options, with_verify: bool) -> Self {
+        let from_power_on = trace.steps.as_ref().is_some_and(|steps| steps.from_power_on);
         Replayer {
             trace,
             machine: Machine::new(options, policy),
@@ -165,6 +171,14 @@ impl<'a> Replayer<'a> {
             tasks: HashMap::from([(0, TaskId::IDLE)]),
             youngest: 0,
             vmm: None,
+            from_power_on,
+            gaps: 0,
+            unseen: Unseen { spans: if from_power_on { Vec::new() } else { vec![(0, 0)] }, holders: Vec::new() },
+            altered: Vec::new(),
+            born: HashSet::new(),
+            poked: HashMap::new(),
+            created: HashSet::new(),
+            told: Vec::new(),
             vcpus: HashMap::new(),
             last_vcpu: HashMap::new(),
             descriptors: HashMap::new(),
@@ -172,7 +186,7 @@ impl<'a> Replayer<'a> {
             interrupts: Vec::new(),
             closing: HashMap::new(),
             known: vec![false; trace.cpus],
-            runs: runs(trace).into(),
+            entries: 0,
             stays: HashMap::new(),
             phases: Vec::new(),
             phase_start: Cost::default(),
@@ -183,17 +197,17 @@ impl<'a> Replayer<'a> {
         }
     }
 
-    fn row(&mut self, row: &Row) {
+    fn row(&mut self, row: &Row, at: usize) {
         let cpu = CpuId(u32::from(row.cpu));
         self.watch.line = row.line;
+        while self.trace.gaps.get(self.gaps).is_some_and(|&gap| gap <= row.line) {
+            self.gaps += 1;
+            self.unseen.spans.push((row.line, row.line));
+            self.forget_guests();
+        }
         self.know(cpu, row.pid);
         if let Some(predictions) = &mut self.watch.predictions {
-            let unknown = |unknown: &Unknown| {
-                (unknown.from..=unknown.to).contains(&row.line)
-                    && (unknown.pid == row.pid
-                        || matches!(row.input, Input::Switch { next, .. } if next == unknown.pid))
-            };
-            predictions.open_window(cpu, row.line, !self.trace.unknown.iter().any(unknown));
+            predictions.open_window(&self.machine, cpu, at);
         }
         self.input(row, cpu);
     }
@@ -253,7 +267,7 @@ impl<'a> Replayer<'a> {
             && self.youngest > 0
             && let Some(vmm) = self.vmm
         {
-            self.machine.copy_process(vmm, task);
+            self.machine.copy_process(vmm, task, true);
         }
         task
     }
@@ -268,6 +282,7 @@ impl<'a> Replayer<'a> {
                 }
             }
             Input::Fork { parent, child } => {
+                self.born.insert(child);
                 let parent_task = self.task(parent, cpu);
                 let child_task = self.machine.add_sleeping_task(cpu, Capabilities::Root);
                 self.tasks.insert(child, child_task);
@@ -275,26 +290,36 @@ impl<'a> Replayer<'a> {
                 if let Some(descriptors) = self.descriptors.get(&parent).cloned() {
                     self.descriptors.insert(child, descriptors);
                 }
-                self.apply(&Event::Fork { parent: parent_task, child: child_task });
+                self.apply(&Event::Fork { parent: parent_task, child: child_task, thread: false });
             }
-            Input::Entry { vcpu } => self.entry(row, cpu, vcpu),
-            Input::KvmExit { vcpu, why, guest_dr7 } => self.exit(row, cpu, vcpu, why, guest_dr7),
-            Input::Open { result: None, .. } => self.unknown(row, "the call does not return in this trace"),
+            Input::Entry { vcpu, rip } => self.entry(row, cpu, vcpu, rip),
+            Input::KvmExit { .. } => self.exit(row, cpu),
+            Input::Open { result: None, .. } => {
+                self.unseen.spans.push((row.line, u32::MAX));
+                self.unknown(row, "the call does not return in this trace");
+            }
+            Input::OpenReturn => {
+                // It was entered before the lines begin, or in the last gap.
+                let entered = self.gaps.checked_sub(1).map_or(0, |gap| self.trace.gaps[gap]);
+                self.unseen.spans.push((entered, row.line));
+            }
             Input::Open { .. } | Input::Nothing => {}
             Input::Exit { pid } => {
                 let open = self.descriptors.remove(&pid).unwrap_or_default();
                 self.closing.insert(pid, open.into_values().collect());
                 self.close_files(pid, cpu);
+                self.end_altered(row.line);
             }
             Input::Close { fd } => {
                 if let Some(counter) = self.descriptors.get_mut(&row.pid).and_then(|fds| fds.remove(&fd)) {
                     let task = self.task(row.pid, cpu);
                     self.machine.close_descriptor(task, counter, &mut self.watch);
                     self.events += 1;
+                    self.end_altered(row.line);
                 }
             }
-            Input::Enable { fd } => self.on_counter(row.pid, fd, Event::Enable),
-            Input::Disable { fd } => self.on_counter(row.pid, fd, Event::Disable),
+            Input::Enable { fd } => drop(self.on_counter(row, fd, Event::Enable)),
+            Input::Disable { fd } => drop(self.on_counter(row, fd, Event::Disable)),
             Input::Modify { fd, attr } => {
                 let changes = Changes {
                     bp_type: attr.bp_type.and_then(BpType::from_number),
@@ -305,26 +330,32 @@ impl<'a> Replayer<'a> {
                     exclude_user: attr.flags.map(|flags| flags & EXCLUDE_USER != 0),
                     exclude_kernel: attr.flags.map(|flags| flags & EXCLUDE_KERNEL != 0),
                 };
-                self.on_counter(row.pid, fd, |counter| Event::Modify(counter, changes));
+                let counter = self.on_counter(row, fd, |counter| Event::Modify(counter, changes));
+                if let Some(counter) = counter.filter(|_| wanted(attr).is_none()) {
+                    self.alter(counter, row.line);
+                }
             }
             Input::Poke { pid, dr, value } => {
+                self.poke_of_unknown_address(pid, dr, value, row.line);
                 let (tracer, tracee) = (self.task(row.pid, cpu), self.task(pid, cpu));
                 if self.machine.task(tracee).tracer.is_none() {
                     self.apply(&Event::Attach { tracer, tracee });
                 }
                 self.apply(&Event::PtracePoke { tracer, tracee, dr, value });
             }
+            Input::CreateVcpu { vcpu } => drop(self.created.insert((row.pid, vcpu))),
             Input::VcpuIoctl => self.vmm = Some(self.task(row.pid, cpu)),
+            Input::DebugExit => self.debug_exit(row.pid),
             Input::SetGuestDebug { control, dr, dr7 } => {
                 if let Some(vcpu) = self.vcpu_of_caller(row, cpu) {
                     let debug =
                         GuestDebug { control, dr: dr.map(Option::unwrap_or_default), dr7: dr7.unwrap_or_default() };
-                    self.apply(&Event::SetGuestDebug(vcpu, debug));
+                    self.set_guest_debug(vcpu, debug);
                 }
             }
             Input::SetDebugregs { db, dr6, dr7 } => {
                 if let Some(vcpu) = self.vcpu_of_caller(row, cpu) {
-                    self.apply(&Event::SetDebugregs { vcpu, dr: db, dr6, dr7 });
+                    self.set_debugregs(vcpu, db, dr6, dr7);
                 }
             }
             Input::Phase(at) => self.phase(at),
@@ -375,6 +406,7 @@ impl<'a> Replayer<'a> {
         let here = CpuId(u32::from(row.cpu));
         let by = self.task(row.pid, here);
         let Some(wanted) = wanted(attr) else {
+            self.unseen.spans.push((row.line, row.line));
             return self.unknown(row, "the probe could not read what was asked for");
         };
         let task = match pid {
@@ -397,11 +429,15 @@ impl<'a> Replayer<'a> {
         }
     }
 
-    fn on_counter(&mut self, pid: i32, fd: i32, event: impl FnOnce(CounterId) -> Event) {
-        let counter = self.descriptors.get(&pid).and_then(|fds| fds.get(&fd)).copied();
-        if let Some(counter) = counter.filter(|&id| self.machine.counter(id).state != State::Dead) {
-            self.apply_or_interrupt(counter, event(counter));
+    /// Performs an event on a counter, if the descriptor is known to be one.
+    fn on_counter(&mut self, row: &Row, fd: i32, event: impl FnOnce(CounterId) -> Event) -> Option<CounterId> {
+        let counter = self.descriptors.get(&row.pid).and_then(|fds| fds.get(&fd)).copied();
+        if counter.is_none() {
+            self.unseen.spans.push((row.line, row.line));
         }
+        let counter = counter.filter(|&id| self.machine.counter(id).state != State::Dead)?;
+        self.apply_or_interrupt(counter, event(counter));
+        Some(counter)
     }
 
     /// Performs an event on a counter, after the next VM exit if its CPU runs a guest: the interrupt causes one.
@@ -410,98 +446,6 @@ impl<'a> Replayer<'a> {
             Some(cpu) => self.interrupts.push((cpu, event)),
             None => drop(self.apply(&event)),
         }
-    }
-
-    fn vcpu(&mut self, pid: i32, number: u32, cpu: CpuId) -> VcpuId {
-        let thread = self.task(pid, cpu);
-        let machine = &mut self.machine;
-        let vcpu = *self.vcpus.entry((pid, number)).or_insert_with(|| machine.add_vcpu(thread));
-        self.last_vcpu.insert(pid, vcpu);
-        vcpu
-    }
-
-    /// An ioctl names a descriptor; whose vCPU it is shows from who calls, or from there being only one.
-    fn vcpu_of_caller(&mut self, row: &Row, cpu: CpuId) -> Option<VcpuId> {
-        let own = self.last_vcpu.get(&row.pid).copied();
-        let only = self.vcpus.values().copied().next().filter(|_| self.vcpus.len() == 1);
-        if self.vcpus.is_empty() {
-            return Some(self.vcpu(row.pid, 0, cpu));
-        }
-        own.or(only)
-    }
-
-    fn entry(&mut self, row: &Row, cpu: CpuId, number: u32) {
-        let vcpu = self.vcpu(row.pid, number, cpu);
-        let before = Observer::before(&self.machine, cpu);
-        let guest = self.uses_registers(vcpu);
-        let run = self.runs.pop_front().unwrap_or_default();
-        let retry = self.stays.remove(&vcpu).and_then(|stay| stay.retry);
-        if self.apply(&Event::VmEntry(vcpu)).is_none() {
-            return;
-        }
-        self.watch.observer.entry(&self.machine, cpu, row.line, before, guest);
-        self.settled(cpu, row.line);
-        let mut movs = run.executed.as_slice();
-        match retry {
-            Some(Retry::Done(mov)) if movs.first() == Some(&mov) => movs = &movs[1..],
-            Some(Retry::Again(mov)) if movs.first() != Some(&mov) => self.guest_mov(vcpu, mov),
-            _ => {}
-        }
-        for &mov in movs {
-            self.guest_mov(vcpu, mov);
-        }
-        self.stays.insert(vcpu, Stay { run, retry: None });
-    }
-
-    /// A MOV DR that the guest executed.
-    fn guest_mov(&mut self, vcpu: VcpuId, mov: Mov) {
-        let Mov { dr, write } = mov;
-        self.apply(&match write {
-            Some(value) => Event::MovToDr { vcpu, dr, value, cpl: 0 },
-            None => Event::MovFromDr { vcpu, dr, cpl: 0 },
-        });
-    }
-
-    fn exit(&mut self, row: &Row, cpu: CpuId, number: Option<u32>, why: Why, guest_dr7: Option<u64>) {
-        let Some(vcpu) = self.machine.cpu(cpu).guest else {
-            return self.unknown(row, "the guest was entered before the trace begins");
-        };
-        debug_assert!(number.is_none_or(|number| self.vcpus.get(&(row.pid, number)).is_none_or(|&id| id == vcpu)));
-        let stay = self.stays.remove(&vcpu).unwrap_or_default();
-        if self.trace.steps.is_none() && self.machine.vcpu(vcpu).wont_exit {
-            // The only word on what the guest did in the window.
-            if let Some(dr7) = guest_dr7 {
-                self.machine.observe_guest_dr(vcpu, Dr::Control, dr7);
-            }
-        }
-        let guest = self.uses_registers(vcpu);
-        let reason = match why {
-            Why::DrAccess { dr, write } => {
-                let value = stay.run.trapped.and_then(|mov| mov.write);
-                ExitReason::DrAccess(DrAccess { dr, write: value.filter(|_| write) })
-            }
-            Why::Db => ExitReason::Db(None),
-            Why::Other => ExitReason::Other("other"),
-        };
-        let before = Observer::before(&self.machine, cpu);
-        self.apply(&Event::VmExit(vcpu, reason));
-        for (_, event) in self.interrupts.extract_if(.., |(interrupted, _)| *interrupted == cpu).collect::<Vec<_>>() {
-            self.apply(&event);
-        }
-        if matches!(why, Why::DrAccess { .. }) {
-            let emulated = self.machine.vcpu(vcpu).vmcs.dr_intercept;
-            self.lower_bound |= emulated && self.trace.steps.is_none() && !self.machine.vcpu(vcpu).is_debugged();
-            let retry = stay.run.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
-            self.stays.insert(vcpu, Stay { run: Run::default(), retry });
-        } else {
-            self.watch.observer.hook(&self.machine, cpu, row.line, before, guest);
-        }
-    }
-
-    /// Whether a guest has breakpoints, or may look at its registers without an exit.
-    fn uses_registers(&self, vcpu: VcpuId) -> bool {
-        let vcpu = self.machine.vcpu(vcpu);
-        vcpu.wont_exit || vcpu.effective().armed().next().is_some()
     }
 
     fn settled(&mut self, cpu: CpuId, line: u32) {
@@ -528,7 +472,7 @@ impl<'a> Replayer<'a> {
 
     fn finish(mut self) -> Replay {
         self.end_phase();
-        let verify = self.watch.predictions.map(|predictions| verify(self.trace, &predictions));
+        let verify = self.watch.predictions.map(|predictions| verify(self.trace, &predictions, &self.unseen));
         let windows = verify.iter().flat_map(|verify| &verify.undetermined);
         self.undetermined.extend(windows.cloned());
         self.undetermined.sort();
@@ -549,6 +493,7 @@ impl<'a> Replayer<'a> {
 // Bits of `perf_event_attr`'s flags (include/uapi/linux/perf_event.h).
 const EXCLUDE_USER: u64 = 1 << 4;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
+const INHERIT_THREAD: u64 = 1 << 35;
 const REMOVE_ON_EXEC: u64 = 1 << 36;
 const SIGTRAP: u64 = 1 << 37;
 
@@ -561,6 +506,7 @@ fn wanted(attr: BpAttr) -> Option<Attr> {
         bp_len: attr.bp_len?,
         disabled: flags & 1 != 0,
         inherit: flags & 2 != 0,
+        inherit_thread: flags & INHERIT_THREAD != 0,
         pinned: flags & 4 != 0,
         exclude_user: flags & EXCLUDE_USER != 0,
         exclude_kernel: flags & EXCLUDE_KERNEL != 0,

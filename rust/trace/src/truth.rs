@@ -1,87 +1,95 @@
 //! What the kernel did, CPU by CPU: the truth lines of the trace, with the MOV DR of the steps file between them.
 
-use std::collections::VecDeque;
-
-use crate::input::{Done, Input, Trace};
+use crate::input::Done;
 use crate::steps::{MarkName, Step, What};
-use crate::verify::{Anchor, Mov, Segment};
+use crate::tie::{Observed, Place};
 
-/// By CPU: its segments, in order.
-pub(crate) fn segments(trace: &Trace) -> Vec<Vec<Segment>> {
-    let Some(steps) = &trace.steps else { return Vec::new() };
-    let mut anchors = Anchors::new(trace, steps);
-    let cpus = steps.iter().map(|step| usize::from(step.cpu) + 1).max().unwrap_or(0).max(trace.cpus);
-    let mut segments: Vec<Vec<Segment>> = vec![vec![Segment::default()]; cpus];
-    let mut states = vec![Handler::Boot(0); cpus];
+/// A MOV DR.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Mov {
+    pub(crate) dr: u8,
+    /// What was written; `None` for a read.
+    pub(crate) value: Option<u64>,
+    /// Line of the steps file; of a prediction, the input line that opened its window.
+    pub(crate) line: u32,
+}
+
+impl PartialEq for Mov {
+    fn eq(&self, other: &Mov) -> bool {
+        (self.dr, self.value) == (other.dr, other.value)
+    }
+}
+
+/// Something that the lines and the steps both have, and that both sides of a comparison place in the same window.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Anchor {
+    /// The beginning.
+    Start,
+    /// A line of truth.
+    Done { window: u32, done: Done },
+    /// A VM entry; its line is its window.
+    Entry { window: u32 },
+}
+
+impl Anchor {
+    pub(crate) fn window(self) -> u32 {
+        match self {
+            Anchor::Start => 0,
+            Anchor::Done { window, .. } | Anchor::Entry { window } => window,
+        }
+    }
+}
+
+/// An anchor and the MOV DR up to the next.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) anchor: Anchor,
+    pub(crate) movs: Vec<Mov>,
+}
+
+impl Segment {
+    pub(crate) fn new(anchor: Anchor) -> Segment {
+        Segment { anchor, movs: Vec::new() }
+    }
+}
+
+/// By CPU: what it did from the last mark before the first line to the first mark after the last.
+pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
+    let start = Observed { segments: vec![Segment::new(Anchor::Start)], ..Observed::default() };
+    let mut cpus = vec![start; places.len()];
+    let mut handlers = vec![Handler::Boot(0); places.len()];
+    // By CPU: the number of its next mark.
+    let mut next = vec![0; places.len()];
     for step in steps {
-        let (cpu, handler) = (usize::from(step.cpu), &mut states[usize::from(step.cpu)]);
-        let anchor = match step.what {
-            What::VmRun => anchors.entries.pop_front().flatten(),
-            What::Mark { name: MarkName::Install, .. } => anchors.installs.pop_front().flatten(),
-            What::Mark { name: MarkName::Uninstall, .. } => anchors.uninstalls.pop_front().flatten(),
-            What::Mark { name: MarkName::Restore, .. } => anchors.restores.pop_front().flatten(),
+        let cpu = usize::from(step.cpu);
+        let (observed, handler, place) = (&mut cpus[cpu], &mut handlers[cpu], &places[cpu]);
+        let (dr, value) = match step.what {
+            What::VmRun | What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
+                *handler = Handler::None;
+                match place.anchor(next[cpu]) {
+                    Some(anchor) => observed.segments.push(Segment::new(anchor)),
+                    None if place.is_after(next[cpu]) => observed.ends_after = true,
+                    None => {
+                        observed.segments = vec![Segment::new(Anchor::Start)];
+                        observed.begins_before = true;
+                    }
+                }
+                next[cpu] += 1;
+                continue;
+            }
             What::Mark { name: MarkName::NoistExcDebug, .. } => {
                 *handler = Handler::Debug(2);
                 continue;
             }
             What::Mark { .. } => continue,
-            What::Write { dr, value } => {
-                if step.is_kernel() && !handler.takes(dr, Some(value)) {
-                    segments[cpu].last_mut().expect("never empty").movs.push(Mov {
-                        dr,
-                        value: Some(value),
-                        line: step.line,
-                    });
-                }
-                continue;
-            }
-            What::Read { dr } => {
-                if step.is_kernel() && !handler.takes(dr, None) {
-                    segments[cpu].last_mut().expect("never empty").movs.push(Mov { dr, value: None, line: step.line });
-                }
-                continue;
-            }
+            What::Write { dr, value } => (dr, Some(value)),
+            What::Read { dr } => (dr, None),
         };
-        *handler = Handler::None;
-        // What lies before the trace's first line is not in it.
-        match anchor {
-            Some(anchor) => segments[cpu].push(Segment { anchor, movs: Vec::new() }),
-            None => segments[cpu] = vec![Segment::default()],
+        if step.is_kernel() && !handler.takes(dr, value) && !observed.ends_after {
+            observed.segments.last_mut().expect("never empty").movs.push(Mov { dr, value, line: step.line });
         }
     }
-    segments
-}
-
-/// The k-th mark of the steps is the k-th line of the trace. A trace that lost its head lacks the first ones (`None`).
-struct Anchors {
-    entries: VecDeque<Option<Anchor>>,
-    installs: VecDeque<Option<Anchor>>,
-    uninstalls: VecDeque<Option<Anchor>>,
-    restores: VecDeque<Option<Anchor>>,
-}
-
-impl Anchors {
-    fn new(trace: &Trace, steps: &[Step]) -> Anchors {
-        let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. }));
-        let entries = entries.map(|row| Anchor::Entry { window: row.line }).collect();
-        let truth = |want: fn(Done) -> bool| {
-            let lines = trace.truth.iter().filter(move |truth| want(truth.done));
-            lines.map(|truth| Anchor::Done { window: truth.window, done: truth.done }).collect()
-        };
-        let marks =
-            |want: MarkName| steps.iter().filter(|s| matches!(s.what, What::Mark { name, .. } if name == want)).count();
-        Anchors {
-            entries: padded(entries, steps.iter().filter(|step| step.what == What::VmRun).count()),
-            installs: padded(truth(|done| matches!(done, Done::Install(_))), marks(MarkName::Install)),
-            uninstalls: padded(truth(|done| matches!(done, Done::Uninstall(_))), marks(MarkName::Uninstall)),
-            restores: padded(truth(|done| done == Done::Restore), marks(MarkName::Restore)),
-        }
-    }
-}
-
-fn padded(anchors: Vec<Anchor>, marks: usize) -> VecDeque<Option<Anchor>> {
-    let missing = marks.saturating_sub(anchors.len());
-    std::iter::repeat_n(None, missing).chain(anchors.into_iter().map(Some)).collect()
+    cpus
 }
 
 /// Register accesses that no line of a trace announces: a CPU's bring-up and the #DB handler's.

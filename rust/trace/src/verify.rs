@@ -2,124 +2,14 @@
 //!
 //! A window is what lies between two input lines of one CPU. Installs, uninstalls, restores and syncs are compared in
 //! their order inside it; every MOV DR of a steps file is compared, with its value, between two of these (or two
-//! entries) that both sides have.
+//! entries) that both sides have. What the lines do not determine counts on neither side.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-use debugreg_model::{CpuId, Machine, Mark, Step};
-
-use crate::input::{Done, Trace};
-use crate::truth;
-
-/// A MOV DR.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Mov {
-    pub(crate) dr: u8,
-    /// What was written; `None` for a read.
-    pub(crate) value: Option<u64>,
-    /// Line of the steps file; of a prediction, the input line that opened its window.
-    pub(crate) line: u32,
-}
-
-impl PartialEq for Mov {
-    fn eq(&self, other: &Mov) -> bool {
-        (self.dr, self.value) == (other.dr, other.value)
-    }
-}
-
-/// Something that both sides place in the same window.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Anchor {
-    /// The beginning.
-    Start,
-    /// A line of truth.
-    Done { window: u32, done: Done },
-    /// A VM entry; its line is its window.
-    Entry { window: u32 },
-}
-
-impl Anchor {
-    fn window(self) -> u32 {
-        match self {
-            Anchor::Start => 0,
-            Anchor::Done { window, .. } | Anchor::Entry { window } => window,
-        }
-    }
-}
-
-/// An anchor and the MOV DR up to the next.
-#[derive(Clone, Debug)]
-pub(crate) struct Segment {
-    pub(crate) anchor: Anchor,
-    pub(crate) movs: Vec<Mov>,
-}
-
-impl Default for Segment {
-    fn default() -> Self {
-        Segment { anchor: Anchor::Start, movs: Vec::new() }
-    }
-}
-
-/// What the model says, CPU by CPU.
-#[derive(Clone, Debug)]
-pub(crate) struct Predictions {
-    cpus: Vec<Predicted>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Predicted {
-    window: u32,
-    /// Windows in which a task acts whose breakpoints the trace does not know.
-    unknown: HashSet<u32>,
-    segments: Vec<Segment>,
-    /// Syncs are no anchors: the steps file does not mark them.
-    done: Vec<(u32, Done)>,
-}
-
-impl Predictions {
-    pub(crate) fn new(cpus: usize) -> Predictions {
-        let cpu = Predicted { segments: vec![Segment::default()], ..Predicted::default() };
-        Predictions { cpus: vec![cpu; cpus] }
-    }
-
-    pub(crate) fn open_window(&mut self, cpu: CpuId, line: u32, known: bool) {
-        let cpu = &mut self.cpus[cpu.index()];
-        cpu.window = line;
-        if !known {
-            cpu.unknown.insert(line);
-        }
-    }
-
-    pub(crate) fn step(&mut self, cpu: CpuId, step: Step) {
-        let line = self.cpus[cpu.index()].window;
-        let mov = match step {
-            Step::WriteDr(dr, value) => Mov { dr: dr.number(), value: Some(value), line },
-            Step::ReadDr(dr, _) => Mov { dr: dr.number(), value: None, line },
-            _ => return,
-        };
-        self.cpus[cpu.index()].segments.last_mut().expect("never empty").movs.push(mov);
-    }
-
-    pub(crate) fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
-        let cpu = &mut self.cpus[cpu.index()];
-        let window = cpu.window;
-        let done = match mark {
-            Mark::Install(id) => Done::Install(machine.counter(id).info.address),
-            Mark::Uninstall(id) => Done::Uninstall(machine.counter(id).info.address),
-            Mark::Restore => Done::Restore,
-            Mark::Sync => {
-                cpu.done.push((window, Done::Sync));
-                return;
-            }
-            Mark::Entry => {
-                cpu.segments.push(Segment { anchor: Anchor::Entry { window }, movs: Vec::new() });
-                return;
-            }
-        };
-        cpu.done.push((window, done));
-        cpu.segments.push(Segment { anchor: Anchor::Done { window, done }, movs: Vec::new() });
-    }
-}
+use crate::input::{Done, Input, Row, Trace, Truth};
+use crate::movs;
+use crate::predict::{Item, Predictions, Window};
+use crate::strangers::{self, Stranger, Unseen, Who};
 
 /// How many were predicted, how many there were, how many agree.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -130,6 +20,8 @@ pub struct Score {
     pub observed: u64,
     /// In both, in the same window and order.
     pub matched: u64,
+    /// In the truth besides, and not determined by the lines.
+    pub undetermined: u64,
 }
 
 impl Score {
@@ -167,7 +59,7 @@ pub struct Verify {
     pub step: Option<Score>,
     /// All differences, in the order of the trace.
     pub differences: Vec<Difference>,
-    /// Windows that the trace does not determine, and why; they count on neither side.
+    /// Windows in which something is not determined by the lines, and why; it counts on neither side.
     pub undetermined: Vec<(u32, String)>,
 }
 
@@ -188,143 +80,254 @@ impl Verify {
     }
 }
 
-/// Compares.
-pub(crate) fn verify(trace: &Trace, predictions: &Predictions) -> Verify {
-    let mut verify = Verify::default();
-    for (cpu, predicted) in predictions.cpus.iter().enumerate() {
-        let observed = trace.truth.iter().filter(|truth| usize::from(truth.cpu) == cpu);
-        let observed: Vec<_> = observed.map(|truth| (truth.window, truth.done)).collect();
-        let last = trace.rows.iter().rev().find(|row| usize::from(row.cpu) == cpu).map_or(0, |row| row.line);
-        compare_windows(&mut verify, cpu, predicted, &observed, last);
-    }
-    if trace.steps.is_some() && !trace.unknown.is_empty() {
-        verify
-            .undetermined
-            .push((0, "every MOV DR: registers hold what the trace does not show being asked for".to_owned()));
-    } else if trace.steps.is_some() {
-        let observed = truth::segments(trace);
-        let mut score = Score::default();
-        for (cpu, observed) in observed.iter().enumerate() {
-            let none = Vec::new();
-            let predicted = predictions.cpus.get(cpu).map_or(&none, |predicted| &predicted.segments);
-            compare_segments(&mut verify.differences, &mut score, cpu, predicted, observed);
+/// Why something in a window is not determined.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Reason {
+    /// It precedes the first line of its CPU.
+    Before,
+    /// Somebody has a breakpoint that is not told.
+    Stranger(Who),
+    /// Whether the guest's MOV DR exit, and whether it has a debugger, is not told.
+    Sync,
+    /// The guest's registers are not told.
+    Load,
+    /// Registers of the guest, as bits.
+    Guest(u8),
+    /// Registers of the host, as bits.
+    Host(u8),
+    /// A slot that somebody took in a place that is not told.
+    Slot,
+    /// The lines end before it does.
+    End,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let registers = |registers: u8| {
+            let names = (0..8).filter(|dr| registers & 1 << dr != 0).map(|dr| format!("DR{dr}"));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        match *self {
+            Reason::Before => f.write_str("it comes before the first line of its CPU"),
+            Reason::Stranger(who) => who.fmt(f),
+            Reason::Sync => f.write_str("no line tells whether the guest had its registers, or a debugger, before"),
+            Reason::Load => f.write_str("no line tells what the guest, or its debugger, set before"),
+            Reason::Guest(drs) => write!(f, "no line tells what the guest has in {}", registers(drs)),
+            Reason::Host(drs) => write!(f, "no line tells what was in {} before", registers(drs)),
+            Reason::Slot => f.write_str("no line tells which slots are taken"),
+            Reason::End => f.write_str("the trace ends before this window does"),
         }
-        verify.step = Some(score);
+    }
+}
+
+/// A window, as both sides have it.
+pub(crate) struct Compared<'a> {
+    /// `None` for what precedes the first row of its CPU.
+    pub(crate) row: Option<&'a Row>,
+    pub(crate) window: Option<Window>,
+    /// What is predicted.
+    pub(crate) items: &'a [Item],
+    pub(crate) observed: &'a [Truth],
+    /// Why nothing of it is determined, if so.
+    pub(crate) hidden: Option<Reason>,
+}
+
+impl Compared<'_> {
+    pub(crate) fn line(&self) -> u32 {
+        self.row.map_or(0, |row| row.line)
+    }
+
+    fn predicted(&self) -> impl Iterator<Item = Done> + '_ {
+        self.items.iter().filter_map(|item| match item {
+            Item::Done(done) => Some(*done),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn is_exact(&self) -> bool {
+        self.predicted().eq(self.observed.iter().map(|truth| truth.done))
+    }
+
+    /// What was predicted and what was done; without syncs, if they are not told and differ.
+    fn sides(&self) -> (Vec<Done>, Vec<Done>) {
+        let (mut predicted, mut observed): (Vec<Done>, Vec<Done>) =
+            (self.predicted().collect(), self.observed.iter().map(|truth| truth.done).collect());
+        if self.lacks_sync() {
+            predicted.retain(|&done| done != Done::Sync);
+            observed.retain(|&done| done != Done::Sync);
+        }
+        (predicted, observed)
+    }
+
+    /// Whether the sides differ in a sync that the lines do not tell.
+    fn lacks_sync(&self) -> bool {
+        let syncs = |done: &Done| *done == Done::Sync;
+        self.window.is_some_and(|window| !window.sync_told)
+            && self.predicted().filter(syncs).count() != self.observed.iter().filter(|t| syncs(&t.done)).count()
+    }
+
+    /// What was done besides, if all that was predicted was done.
+    pub(crate) fn surplus(&self) -> Option<Vec<Done>> {
+        if self.observed.is_empty() || self.is_exact() {
+            return None;
+        }
+        let (predicted, mut observed) = self.sides();
+        let mut predicted = predicted.into_iter().peekable();
+        observed.retain(|done| predicted.next_if_eq(done).is_none());
+        (predicted.next().is_none() && !observed.is_empty()).then_some(observed)
+    }
+}
+
+/// Compares.
+pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) -> Verify {
+    let mut truth = vec![Vec::new(); trace.cpus];
+    for &line in &trace.truth {
+        truth[usize::from(line.cpu)].push(line);
+    }
+    let cpus = predictions.cpus.iter().zip(&truth);
+    let mut cpus: Vec<Vec<Compared<'_>>> = cpus.map(|(items, truth)| windows(trace, items, truth)).collect();
+    let strangers = strangers::find(&cpus, trace, unseen);
+    let mut verify = Verify::default();
+    let mut undetermined = BTreeSet::new();
+    for (cpu, windows) in cpus.iter_mut().enumerate() {
+        let last = windows.len() - 1;
+        for (at, window) in windows.iter_mut().enumerate() {
+            window.hidden = hidden(window, &strangers);
+            compare(&mut verify, &mut undetermined, cpu, window, at == last);
+        }
+    }
+    if let Some(tied) = &trace.steps {
+        let mut step = movs::Comparison::new(tied.from_power_on);
+        for (cpu, observed) in tied.cpus.iter().enumerate() {
+            if let Some(windows) = cpus.get(cpu) {
+                step.cpu(cpu as u32, windows, observed);
+            }
+        }
+        verify.step = Some(step.score);
+        verify.differences.append(&mut step.differences);
+        undetermined.append(&mut step.undetermined);
     }
     verify.differences.sort_by_key(|difference| (difference.line, difference.cpu));
+    verify.undetermined = sentences(undetermined);
+    if let Some(untied) = trace.untied {
+        verify.undetermined.insert(0, (0, untied.to_string()));
+    }
     verify
 }
 
-/// Both sides are in the order of their windows: walks them together.
-fn compare_windows(verify: &mut Verify, cpu: usize, predicted: &Predicted, observed: &[(u32, Done)], last: u32) {
-    let (mut p, mut o) = (&*predicted.done, observed);
-    while let Some(window) = first_window(p, o) {
-        let of = |items: &[(u32, Done)]| items.iter().take_while(|(at, _)| *at == window).count();
-        let (mut here_p, rest_p) = p.split_at(of(p));
-        let (here_o, rest_o) = o.split_at(of(o));
-        (p, o) = (rest_p, rest_o);
-        if window == 0 || predicted.unknown.contains(&window) {
-            let why = "a task acts here of whose breakpoints or guest the trace does not show all";
-            verify.undetermined.push((window, why.to_owned()));
-            continue;
+/// Registers of one line are named together.
+fn sentences(undetermined: BTreeSet<(u32, Reason)>) -> Vec<(u32, String)> {
+    let mut merged: Vec<(u32, Reason)> = Vec::new();
+    for (line, reason) in undetermined {
+        match (merged.last_mut(), reason) {
+            (Some((last, Reason::Guest(drs))), Reason::Guest(more)) if *last == line => *drs |= more,
+            (Some((last, Reason::Host(drs))), Reason::Host(more)) if *last == line => *drs |= more,
+            _ => merged.push((line, reason)),
         }
-        if window == last && here_p.len() > here_o.len() && here_p.starts_with(here_o) {
-            verify.undetermined.push((window, "the trace ends before this window does".to_owned()));
-            here_p = here_o;
-        }
-        for &(_, done) in here_p {
-            verify.score(done).predicted += 1;
-        }
-        for &(_, done) in here_o {
-            verify.score(done).observed += 1;
-        }
-        for (i, _) in common(here_p, here_o) {
-            verify.score(here_p[i].1).matched += 1;
-        }
-        if here_p != here_o {
-            let show = |items: &[(u32, Done)]| list(items.iter().map(|(_, done)| show_done(*done)));
-            let (predicted, observed) = (show(here_p), show(here_o));
-            verify.differences.push(Difference { line: window, cpu: cpu as u32, predicted, observed });
+    }
+    merged.into_iter().map(|(line, reason)| (line, reason.to_string())).collect()
+}
+
+/// The windows of a CPU: first what precedes its first row, then one for each row.
+fn windows<'a>(trace: &'a Trace, items: &'a [Item], truth: &'a [Truth]) -> Vec<Compared<'a>> {
+    let mut windows = Vec::new();
+    let (mut items, mut truth) = (items, truth);
+    let mut open: Option<Window> = None;
+    loop {
+        let row = open.map(|window| &trace.rows[window.row as usize]);
+        let line = row.map_or(0, |row| row.line);
+        let end = items.iter().position(|item| matches!(item, Item::Window(_))).unwrap_or(items.len());
+        let done = truth.iter().take_while(|truth| truth.window == line).count();
+        let (here, rest) = items.split_at(end);
+        let (observed, later) = truth.split_at(done);
+        windows.push(Compared { row, window: open, items: here, observed, hidden: None });
+        truth = later;
+        match rest.split_first() {
+            Some((&Item::Window(next), rest)) => (open, items) = (Some(next), rest),
+            _ => return windows,
         }
     }
 }
 
-fn first_window(p: &[(u32, Done)], o: &[(u32, Done)]) -> Option<u32> {
-    p.first().into_iter().chain(o.first()).map(|(window, _)| *window).min()
+/// Why nothing of a window is determined.
+fn hidden(window: &Compared<'_>, strangers: &[Stranger]) -> Option<Reason> {
+    let Some(row) = window.row else { return Some(Reason::Before) };
+    let stranger = strangers.iter().find(|stranger| stranger.bears_on(row))?;
+    Some(Reason::Stranger(stranger.who))
 }
 
-/// MOV DR between anchors that both sides have.
-fn compare_segments(
-    differences: &mut Vec<Difference>,
-    score: &mut Score,
+fn compare(
+    verify: &mut Verify,
+    undetermined: &mut BTreeSet<(u32, Reason)>,
     cpu: usize,
-    predicted: &[Segment],
-    observed: &[Segment],
+    window: &mut Compared<'_>,
+    is_last: bool,
 ) {
-    score.predicted += predicted.iter().map(|segment| segment.movs.len() as u64).sum::<u64>();
-    score.observed += observed.iter().map(|segment| segment.movs.len() as u64).sum::<u64>();
-    let (mut p, mut o) = (0, 0);
-    while p < predicted.len() && o < observed.len() {
-        let (left, right) = (&predicted[p], &observed[o]);
-        if left.anchor == right.anchor {
-            score.matched += common(&left.movs, &right.movs).len() as u64;
-            if left.movs != right.movs {
-                let next = observed.get(o + 1).map(|segment| segment.anchor);
-                differences.push(difference(cpu, left, right, next));
-            }
-            (p, o) = (p + 1, o + 1);
-        } else if left.anchor.window() < right.anchor.window() || !ahead(&observed[o..], left.anchor) {
-            p += 1;
-        } else {
-            o += 1;
-        }
+    if window.observed.is_empty() && window.predicted().next().is_none() {
+        return;
+    }
+    let line = window.line();
+    let (mut predicted, mut observed) = window.sides();
+    if let Some(reason) = window.hidden
+        && !refreshes_surely(window)
+    {
+        // The guest's registers are read back whoever has breakpoints.
+        let is_certain = |&done: &Done| done == Done::Sync && window.row.is_some();
+        predicted.retain(is_certain);
+        observed.extract_if(.., |done| !is_certain(done)).for_each(|done| verify.score(done).undetermined += 1);
+        undetermined.insert((line, reason));
+    }
+    if window.lacks_sync() {
+        verify.sync.undetermined += window.observed.iter().filter(|truth| truth.done == Done::Sync).count() as u64;
+        undetermined.insert((line, Reason::Sync));
+        window.hidden = window.hidden.or(Some(Reason::Sync));
+    }
+    if is_last && predicted.len() > observed.len() && predicted.starts_with(&observed) {
+        predicted.truncate(observed.len());
+        undetermined.insert((line, Reason::End));
+        window.hidden = window.hidden.or(Some(Reason::End));
+    }
+    for &done in &predicted {
+        verify.score(done).predicted += 1;
+    }
+    for &done in &observed {
+        verify.score(done).observed += 1;
+    }
+    for (at, _) in common(&predicted, &observed) {
+        verify.score(predicted[at]).matched += 1;
+    }
+    if predicted != observed {
+        let show = |items: &[Done]| list(items.iter().map(|&done| show(done)));
+        let (predicted, observed) = (show(&predicted), show(&observed));
+        verify.differences.push(Difference { line, cpu: cpu as u32, predicted, observed });
     }
 }
 
-/// Whether the truth has an anchor further on, without leaving its window.
-fn ahead(observed: &[Segment], anchor: Anchor) -> bool {
-    let mut before = observed.iter().take_while(|segment| segment.anchor.window() <= anchor.window());
-    before.any(|segment| segment.anchor.window() < anchor.window() || segment.anchor == anchor)
-}
-
-/// Where two lists of MOV DR part. The truth does not say to which window a MOV belongs: a predicted one does, and what
-/// comes last before an entry is the entry's.
-fn difference(cpu: usize, predicted: &Segment, observed: &Segment, next: Option<Anchor>) -> Difference {
-    let same = predicted.movs.iter().zip(&observed.movs).take_while(|(p, o)| p == o).count();
-    let line = match (predicted.movs.get(same), next) {
-        (Some(mov), _) => mov.line,
-        (None, Some(Anchor::Entry { window })) => window,
-        (None, _) => predicted.anchor.window(),
-    };
-    let show = |movs: &[Mov]| list(movs[same..].iter().map(|mov| show_mov(*mov)));
-    let place = observed.movs.get(same).map_or(String::new(), |mov| format!(" (steps line {})", mov.line));
-    Difference {
-        line,
-        cpu: cpu as u32,
-        predicted: show(&predicted.movs),
-        observed: format!("{}{place}", show(&observed.movs)),
-    }
+/// Whatever strangers there are: a guest is left, and what the lines show to be set suffices for a refresh.
+fn refreshes_surely(window: &Compared<'_>) -> bool {
+    let only = |done: Done| matches!(done, Done::Sync | Done::Restore);
+    window.row.is_some_and(|row| matches!(row.input, Input::KvmExit { .. }))
+        && window.predicted().any(|done| done == Done::Restore)
+        && window.predicted().all(only)
+        && window.observed.iter().all(|truth| only(truth.done))
 }
 
 /// Longest common subsequence, as pairs of positions. Windows and segments are a handful of items long.
-fn common<T: PartialEq>(a: &[T], b: &[T]) -> Vec<(usize, usize)> {
-    if a == b {
+pub(crate) fn common<A: PartialEq<B>, B>(a: &[A], b: &[B]) -> Vec<(usize, usize)> {
+    if a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b) {
         return (0..a.len()).map(|i| (i, i)).collect();
     }
     let width = b.len() + 1;
     let mut length = vec![0u32; (a.len() + 1) * width];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            length[i * width + j] = if a[i] == b[j] {
-                length[(i + 1) * width + j + 1] + 1
-            } else {
-                length[(i + 1) * width + j].max(length[i * width + j + 1])
-            };
+            let both = if a[i] == b[j] { length[(i + 1) * width + j + 1] + 1 } else { 0 };
+            length[i * width + j] = both.max(length[(i + 1) * width + j]).max(length[i * width + j + 1]);
         }
     }
     let (mut i, mut j, mut pairs) = (0, 0, Vec::new());
     while i < a.len() && j < b.len() {
-        if a[i] == b[j] {
+        if a[i] == b[j] && length[i * width + j] == length[(i + 1) * width + j + 1] + 1 {
             pairs.push((i, j));
             (i, j) = (i + 1, j + 1);
         } else if length[(i + 1) * width + j] >= length[i * width + j + 1] {
@@ -336,23 +339,16 @@ fn common<T: PartialEq>(a: &[T], b: &[T]) -> Vec<(usize, usize)> {
     pairs
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
+pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     let items: Vec<_> = items.collect();
     if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
 }
 
-fn show_done(done: Done) -> String {
+fn show(done: Done) -> String {
     match done {
         Done::Install(address) => format!("install {address:#x}"),
         Done::Uninstall(address) => format!("uninstall {address:#x}"),
         Done::Restore => "restore".to_owned(),
         Done::Sync => "sync".to_owned(),
-    }
-}
-
-fn show_mov(mov: Mov) -> String {
-    match mov.value {
-        Some(value) => format!("dr{} = {value:#x}", mov.dr),
-        None => format!("read dr{}", mov.dr),
     }
 }

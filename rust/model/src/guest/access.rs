@@ -21,6 +21,9 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
+        if emulated {
+            self.unprotected()?;
+        }
         let behind_mov_ss = std::mem::replace(&mut self.vcpus[id.index()].mov_ss, insn == Insn::MovSs);
         if emulated {
             return self.emulated_access(id, cpu, access, insn, behind_mov_ss, probe);

@@ -24,7 +24,6 @@ impl Machine {
         behind_mov_ss: bool,
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
-        self.unprotected()?;
         if insn == Insn::Icebp {
             return Err(Misuse::NotExpressible("KVM's emulator does not know INT1"));
         }

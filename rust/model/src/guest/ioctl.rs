@@ -17,6 +17,7 @@ impl Machine {
         debug: GuestDebug,
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
+        self.policy.is_kvm()?;
         let cpu = self.out_of_guest(id)?;
         self.return_to_user(id, cpu, probe);
         if let Some(refusal) = self.protected() {
@@ -58,6 +59,7 @@ impl Machine {
     /// `kvm_vcpu_ioctl_x86_get_debugregs`: the guest-visible values, never the debugger's.
     pub(crate) fn get_debugregs<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
+        self.policy.is_kvm()?;
         self.policy.has_debugregs()?;
         self.return_to_user(id, cpu, probe);
         if let Some(refusal) = self.protected() {
@@ -82,6 +84,7 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.out_of_guest(id)?;
+        self.policy.is_kvm()?;
         self.policy.has_debugregs()?;
         self.return_to_user(id, cpu, probe);
         if let Some(refusal) = self.protected() {

@@ -45,6 +45,7 @@ impl Machine {
 
     /// What KVM does to a guest's registers behind its back, it cannot do to one whose state is protected.
     fn unprotected(&self) -> Result<(), Misuse> {
+        self.policy.is_kvm()?;
         if self.policy.world().is_protected() {
             return Err(Misuse::NotExpressible("KVM cannot see the registers of a protected guest"));
         }
@@ -87,6 +88,28 @@ impl Machine {
         if self.cpu(cpu).guest == Some(id) {
             self.cpus[cpu.index()].bank.hardware.set(dr, value);
         }
+    }
+
+    /// Finds a guest running on a CPU, as a recording does that begins after its entry: nothing is executed.
+    pub fn find_in_guest(&mut self, id: VcpuId, cpu: CpuId) {
+        self.hardware_entry(id, cpu);
+    }
+
+    /// Finds whether a guest's MOV DR exit, as a recording does that begins after what decided it. A policy without lazy
+    /// windows has none to find open.
+    pub fn find_window(&mut self, id: VcpuId, open: bool) {
+        let open = open && self.policy.opens_windows();
+        let vcpu = &mut self.vcpus[id.index()];
+        vcpu.wont_exit = open;
+        vcpu.vmcs.dr_intercept = !open;
+    }
+
+    /// Finds what a guest has in its registers, as a recording does that begins after it was put there.
+    pub fn find_guest_registers(&mut self, id: VcpuId, registers: Registers) {
+        let vcpu = &mut self.vcpus[id.index()];
+        (vcpu.own, vcpu.db, vcpu.eff_db) = (registers, registers.dr, registers.dr);
+        (vcpu.dr7, vcpu.vmcs.dr7) = (registers.dr7, registers.dr7);
+        vcpu.bp_enabled = Dr7(registers.dr7).any_armed();
     }
 
     /// The breakpoint that a guest has in a slot by its own account.

@@ -29,6 +29,7 @@ impl Machine {
         intercepts_db: bool,
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
+        self.policy.is_kvm()?;
         let cpu = self.in_guest(id)?;
         if self.policy.world() != World::Virtualised {
             return Err(Misuse::NotExpressible("a guest of a guest needs VMX or SVM"));

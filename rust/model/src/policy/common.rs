@@ -209,17 +209,26 @@ pub(crate) fn shut_window<P: Probe>(kvm: &mut Kvm<'_, P>) {
     }
 }
 
-/// Closes the window at an exit: reads back what the guest may have changed, intercepts again, recomputes.
-pub(super) fn close_window<P: Probe>(kvm: &mut Kvm<'_, P>) {
-    kvm.host.mark(Mark::Sync);
-    // 15a-d
+/// Reads DR0-DR3 back.
+pub(super) fn read_addresses<P: Probe>(kvm: &mut Kvm<'_, P>) {
     for slot in Slot::ALL {
         let address = kvm.host.read_dr(Dr::Address(slot));
         kvm.vcpu().db[slot.index()] = address;
     }
-    // 15e, 15f
+}
+
+/// Reads back all that a guest may have changed by itself.
+pub(super) fn read_back<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    read_addresses(kvm);
     kvm.vcpu().dr6 = if kvm.is_intel() { kvm.host.read_dr(Dr::Status) } else { kvm.read_field(Field::GuestDr6) };
     kvm.vcpu().dr7 = kvm.read_field(Field::GuestDr7);
+}
+
+/// Closes the window at an exit: reads back what the guest may have changed, intercepts again, recomputes.
+pub(super) fn close_window<P: Probe>(kvm: &mut Kvm<'_, P>) {
+    kvm.host.mark(Mark::Sync);
+    // 15a-f
+    read_back(kvm);
     // 15g, 15h
     kvm.vcpu().wont_exit = false;
     kvm.write_field(Field::DrIntercept, 1);

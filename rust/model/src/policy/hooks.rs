@@ -1,8 +1,8 @@
 //! What a KVM half is asked, and who answers: the defaults are what the newest Linux does.
 
 use super::{
-    Delta, KvmHalf, Policy, lean, linux_2_6_30, linux_2_6_32, linux_2_6_33, linux_3_15, linux_5_15, perf_sched, pvm,
-    sev_es, skip, tdx,
+    Delta, KvmHalf, Policy, bhyve, lean, linux_2_6_30, linux_2_6_32, linux_2_6_33, linux_3_15, linux_5_15, none,
+    perf_sched, pvm, sev_es, skip, tdx, virtualbox, xen,
 };
 use crate::event::Misuse;
 use crate::machine::Vendor;
@@ -53,8 +53,14 @@ pub(super) trait Half {
     /// Who switches what it does not.
     const WORLD: World = World::Virtualised;
 
+    /// Whether it is KVM, with its ioctls and its emulator.
+    const IS_KVM: bool = true;
+
     /// Whether it has `KVM_GET_DEBUGREGS` and `KVM_SET_DEBUGREGS` (2.6.34).
     const HAS_DEBUGREGS: bool = true;
+
+    /// Whether the first MOV DR of a guest lets those that follow it run without an exit (3.15).
+    const OPENS_WINDOWS: bool = false;
 
     /// On the way in, from `vcpu_enter_guest` to the entry itself.
     fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>);
@@ -72,8 +78,8 @@ pub(super) trait Half {
     fn vcpu_put<P: Probe>(_: &mut Kvm<'_, P>) {}
 
     /// The exit handler of a guest's MOV DR.
-    fn dr_access<P: Probe>(_: &mut Kvm<'_, P>) -> DrHandling {
-        DrHandling::Emulate
+    fn dr_access<P: Probe>(kvm: &mut Kvm<'_, P>) -> DrHandling {
+        if Self::OPENS_WINDOWS { super::common::open_window(kvm) } else { DrHandling::Emulate }
     }
 
     /// Whether a guest's MOV DR exits while no window is open.
@@ -139,6 +145,22 @@ macro_rules! with_half {
                 type $half = sev_es::DebugSwap;
                 $body
             }
+            KvmHalf::Bhyve => {
+                type $half = bhyve::Bhyve;
+                $body
+            }
+            KvmHalf::Xen => {
+                type $half = xen::Xen;
+                $body
+            }
+            KvmHalf::VirtualBox => {
+                type $half = virtualbox::VirtualBox;
+                $body
+            }
+            KvmHalf::Nothing => {
+                type $half = none::Nothing;
+                $body
+            }
         }
     };
 }
@@ -178,6 +200,11 @@ impl Policy {
         with_half!(self.kvm, Half => Half::dr_access(kvm))
     }
 
+    /// Whether the first MOV DR of a guest lets those that follow it run without an exit.
+    pub(crate) fn opens_windows(self) -> bool {
+        with_half!(self.kvm, Half => Half::OPENS_WINDOWS)
+    }
+
     /// Whether a guest's MOV DR exits while no window is open.
     pub(crate) fn intercepts(self, vendor: Vendor, mov: MovDr) -> bool {
         with_half!(self.kvm, Half => Half::intercepts(self, vendor, mov))
@@ -192,6 +219,15 @@ impl Policy {
     #[inline]
     pub(crate) fn world(self) -> World {
         with_half!(self.kvm, Half => Half::WORLD)
+    }
+
+    /// What only KVM has: ioctls, an emulator of instructions, system management.
+    pub(crate) fn is_kvm(self) -> Result<(), Misuse> {
+        if with_half!(self.kvm, Half => Half::IS_KVM) {
+            Ok(())
+        } else {
+            Err(Misuse::NotExpressible("this policy is not KVM: its guests are entered, run and left, nothing else"))
+        }
     }
 
     /// `KVM_GET_DEBUGREGS` and `KVM_SET_DEBUGREGS` came with 2.6.34.

@@ -6,13 +6,15 @@
 
 use debugreg::{Dr, Dr7, Slot, Steps, bank};
 
-use super::hooks::{DrHandling, Half};
+use super::hooks::Half;
 use super::{Delta, common};
 use crate::step::{Kvm, Probe};
 
 pub(super) struct Lean;
 
 impl Half for Lean {
+    const OPENS_WINDOWS: bool = true;
+
     fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
         let loads = kvm.switches();
         let noisy = kvm.has(Delta::H05) && !loads;
@@ -40,9 +42,5 @@ impl Half for Lean {
             kvm.host.mark(crate::step::Mark::Restore);
             bank::refresh_enabled(&mut kvm.host);
         }
-    }
-
-    fn dr_access<P: Probe>(kvm: &mut Kvm<'_, P>) -> DrHandling {
-        common::open_window(kvm)
     }
 }

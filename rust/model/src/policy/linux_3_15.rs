@@ -5,7 +5,7 @@
 
 use debugreg::{Dr, Steps, bank};
 
-use super::hooks::{DrHandling, Half};
+use super::hooks::Half;
 use super::{Delta, common};
 use crate::machine::Machine;
 use crate::step::{Kvm, Probe};
@@ -13,6 +13,8 @@ use crate::step::{Kvm, Probe};
 pub(super) struct Linux3_15;
 
 impl Half for Linux3_15 {
+    const OPENS_WINDOWS: bool = true;
+
     fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
         if kvm.switches() {
             // 1-5
@@ -48,9 +50,5 @@ impl Half for Linux3_15 {
         if kvm.has(Delta::H04) && !kvm.has(Delta::H03) {
             kvm.host.write_dr(Dr::Status, 0);
         }
-    }
-
-    fn dr_access<P: Probe>(kvm: &mut Kvm<'_, P>) -> DrHandling {
-        common::open_window(kvm)
     }
 }

@@ -3,6 +3,7 @@
 //! One file per KVM half; each reads like the numbered steps that it implements and cites them. What halves share is in
 //! `common.rs`, what a single fix changed in `delta.rs`, who is asked for what in `hooks.rs`.
 
+mod bhyve;
 pub(crate) mod common;
 mod delta;
 pub(crate) mod hooks;
@@ -12,11 +13,14 @@ mod linux_2_6_32;
 mod linux_2_6_33;
 mod linux_3_15;
 mod linux_5_15;
+mod none;
 mod perf_sched;
 pub(crate) mod pvm;
 mod sev_es;
 mod skip;
 mod tdx;
+mod virtualbox;
+mod xen;
 
 use std::fmt;
 
@@ -61,9 +65,19 @@ pub enum KvmHalf {
     Tdx,
     SevEs,
     DebugSwap,
+    Bhyve,
+    Xen,
+    VirtualBox,
+    Nothing,
 }
 
 impl KvmHalf {
+    /// Whether what names no policy may count on it: the host's breakpoints fire outside guests and a guest's inside, and
+    /// KVM can be asked.
+    pub const fn is_general(self) -> bool {
+        !matches!(self, KvmHalf::SevEs | KvmHalf::Bhyve | KvmHalf::Xen | KvmHalf::VirtualBox | KvmHalf::Nothing)
+    }
+
     /// As `debugreg policies` shows it: the file that has it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -79,6 +93,10 @@ impl KvmHalf {
             KvmHalf::Tdx => "tdx",
             KvmHalf::SevEs => "sev-es",
             KvmHalf::DebugSwap => "sev-es-debugswap",
+            KvmHalf::Bhyve => "bhyve",
+            KvmHalf::Xen => "xen",
+            KvmHalf::VirtualBox => "virtualbox",
+            KvmHalf::Nothing => "none",
         }
     }
 }
@@ -149,6 +167,14 @@ pub const NAMED: &[Named] = &[
         "a guest's DR7 stays at its reset value, and DR0-DR3 are nobody's: its breakpoints never fire"),
     Named::new("sev-es-debugswap", HostHalf::Perf, KvmHalf::DebugSwap, NEWEST,
         "the processor switches the guest's registers, and back to those that KVM has stored"),
+    Named::new("bhyve", HostHalf::Perf, KvmHalf::Bhyve, NEWEST,
+        "all registers are saved and loaded at every entry and exit"),
+    Named::new("xen", HostHalf::Perf, KvmHalf::Xen, NEWEST,
+        "a guest's first MOV DR exits; then the registers are its own until its vCPU is descheduled"),
+    Named::new("virtualbox", HostHalf::Perf, KvmHalf::VirtualBox, NEWEST,
+        "as xen, and a guest's breakpoints take the registers too; the host's are read first, and come back"),
+    Named::new("none", HostHalf::Perf, KvmHalf::Nothing, NEWEST,
+        "nobody switches anything"),
     Named::new("linux", HostHalf::Perf, KvmHalf::Linux5_15, NEWEST,
         "the newest Linux: as linux-6.14; DR7 is disarmed with 0x400, the emulator heeds the debugger"),
 ];

@@ -60,7 +60,11 @@ fn task_event(task: TaskId, event: Word<'_>, words: &mut Words<'_>, names: &mut 
         }
         "attach" => Event::Attach { tracer: task, tracee: names.task_of(words.expect("the tracee")?)? },
         "detach" => Event::Detach { tracer: task, tracee: names.task_of(words.expect("the tracee")?)? },
-        "fork" => Event::Fork { parent: task, child: names.add_task(words.expect("the child's name")?)? },
+        "fork" => {
+            let child = names.add_task(words.expect("the child's name")?)?;
+            let thread = !Arguments::<0>::read(words, &[], &["thread"])?.flags.is_empty();
+            Event::Fork { parent: task, child, thread }
+        }
         "exec" => Event::Exec(task),
         "exit" => Event::Exit(task),
         "migrate" => Event::Migrate(task, names.cpu(words.expect("a CPU")?)?),
@@ -333,8 +337,16 @@ fn nmi(words: &mut Words<'_>) -> Result<Nmi, ScenarioError> {
 
 fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<Event, ScenarioError> {
     const KEYS: [&str; 5] = ["bp_type", "bp_addr", "bp_len", "on", "group"];
-    const FLAGS: [&str; 7] =
-        ["pinned", "disabled", "inherit", "exclude_user", "exclude_kernel", "sigtrap", "remove_on_exec"];
+    const FLAGS: [&str; 8] = [
+        "pinned",
+        "disabled",
+        "inherit",
+        "inherit_thread",
+        "exclude_user",
+        "exclude_kernel",
+        "sigtrap",
+        "remove_on_exec",
+    ];
     let arguments = Arguments::<5>::read(words, &KEYS, &FLAGS)?;
     let missing = |key: &str| words.error(format!("perf_event_open needs {key}="));
     let flag = |name: &str| arguments.flags.contains(&name);
@@ -345,6 +357,7 @@ fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<E
         pinned: flag("pinned"),
         disabled: flag("disabled"),
         inherit: flag("inherit"),
+        inherit_thread: flag("inherit_thread"),
         exclude_user: flag("exclude_user"),
         exclude_kernel: flag("exclude_kernel"),
         sigtrap: flag("sigtrap"),

@@ -31,7 +31,9 @@ pub fn show_event(event: &Event, names: &Names) -> String {
         Event::PtracePeek { tracer, tracee, dr } => format!("{} ptrace_peek {} DR{dr}", task(tracer), task(tracee)),
         Event::Attach { tracer, tracee } => format!("{} attach {}", task(tracer), task(tracee)),
         Event::Detach { tracer, tracee } => format!("{} detach {}", task(tracer), task(tracee)),
-        Event::Fork { parent, child } => format!("{} fork {}", task(parent), task(child)),
+        Event::Fork { parent, child, thread } => {
+            format!("{} fork {}{}", task(parent), task(child), if thread { " thread" } else { "" })
+        }
         Event::Exec(id) => format!("{} exec", task(id)),
         Event::Exit(id) => format!("{} exit", task(id)),
         Event::Migrate(id, cpu) => format!("{} migrate cpu{}", task(id), cpu.0),
@@ -113,6 +115,7 @@ fn show_attr(attr: Attr) -> String {
         (attr.pinned, "pinned"),
         (attr.disabled, "disabled"),
         (attr.inherit, "inherit"),
+        (attr.inherit_thread, "inherit_thread"),
         (attr.exclude_user, "exclude_user"),
         (attr.exclude_kernel, "exclude_kernel"),
         (attr.sigtrap, "sigtrap"),

@@ -62,7 +62,7 @@ impl Ledger {
                 // Accepted or not, what is left is what attr.disabled says (M7).
                 asked.enabled = !asked.attr.disabled;
             }
-            (Event::Fork { parent, child }, Outcome::Ok) => {
+            (Event::Fork { parent, child, .. }, Outcome::Ok) => {
                 for asked in self.counters.values_mut() {
                     if asked.descriptors.contains(parent) {
                         asked.descriptors.push(*child);

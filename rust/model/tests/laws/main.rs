@@ -58,6 +58,18 @@ proptest! {
         Walk::new(options, Policy::parse("linux").expect("named")).perform_checked(&ops)?;
     }
 
+    /// The slot rule kept as numbers is the slot rule: the same answers, and numbers that a count gives too.
+    #[test]
+    fn the_histogram_is_the_rule(options in options(), ops in host_walk()) {
+        let policy = |name| Policy::parse(name).expect("named");
+        let mut counted = Walk::new(options, policy("linux"));
+        let mut kept = Walk::new(options, policy("linux+histogram"));
+        for op in &ops {
+            prop_assert_eq!(counted.perform(op)?, kept.perform(op)?, "{:?}", op);
+        }
+        prop_assert!(kept.machine.histogram_is_true());
+    }
+
     /// Up to 2.6.32 a switch leaves the last task's breakpoints armed, so only this much is promised.
     #[test]
     fn the_thread_half_takes_whatever_comes(policy in policies(HostHalf::Thread), options in options(), ops in walk()) {
@@ -190,9 +202,9 @@ fn a_counter_that_is_closed_inside_a_reschedule_is_survived() {
 
 #[test]
 fn nothing_set_costs_nothing() {
-    // 2.6.30 reads and writes at every entry and exit, DebugSwap stores the host's addresses at each vcpu_load; from 4.15
-    // to 5.14 each vcpu_put writes DR6 (H-04).
-    let noisy = ["linux-2.6.30", "sev-es-debugswap"];
+    // 2.6.30 and bhyve read and write at every entry and exit, DebugSwap stores the host's addresses at each vcpu_load;
+    // from 4.15 to 5.14 each vcpu_put writes DR6 (H-04).
+    let noisy = ["linux-2.6.30", "bhyve", "sev-es-debugswap"];
     let quiet = |name: &str| !noisy.contains(&name) && !Policy::parse(name).expect("named").has(Delta::H04);
     for policy in NAMED.iter().filter(|named| quiet(named.name)) {
         for vendor in [Vendor::Amd, Vendor::Intel] {

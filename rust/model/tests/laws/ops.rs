@@ -2,7 +2,7 @@
 
 use debugreg::Dr7;
 use debugreg::trip::{Access, What};
-use debugreg_model::policy::{HostHalf, NAMED};
+use debugreg_model::policy::{HostHalf, KvmHalf, NAMED};
 use debugreg_model::{Attr, BpType, Changes, Delta, DrAccess, ExitReason, GuestDebug, Nmi, Options, Policy, Vendor};
 use proptest::prelude::*;
 
@@ -56,6 +56,7 @@ pub(crate) fn attr() -> impl Strategy<Value = Attr> {
         pinned,
         disabled,
         inherit,
+        inherit_thread: false,
         exclude_user: user,
         exclude_kernel: !user,
         sigtrap: false,
@@ -193,14 +194,11 @@ pub(crate) fn options() -> impl Strategy<Value = Options> {
     })
 }
 
-/// Policies that do not promise that what is armed is what is owed.
-const NO_PROMISE: &[&str] = &["sev-es"];
-
 /// The named policies of a host half. H-02 is left out: after it nothing can be said of a guest's registers.
 pub(crate) fn policies(host: HostHalf) -> impl Strategy<Value = Policy> {
     let names: Vec<_> = NAMED
         .iter()
-        .filter(|named| named.host == host && !NO_PROMISE.contains(&named.name))
+        .filter(|named| named.host == host && (named.kvm.is_general() || named.kvm == KvmHalf::Bhyve))
         .map(|named| named.name)
         .collect();
     prop::sample::select(names).prop_map(|name| {

@@ -69,7 +69,7 @@ impl Walk {
                 // The place of a child that was refused is the next one's.
                 let machine = &mut self.machine;
                 let child = *self.unborn.get_or_insert_with(|| machine.add_sleeping_task(CpuId(0), Capabilities::Root));
-                Event::Fork { parent, child }
+                Event::Fork { parent, child, thread: false }
             }
             Op::Exec(task) => Event::Exec(self.task(task)),
             Op::Exit(task) => Event::Exit(self.task(task)),
@@ -238,8 +238,9 @@ impl Walk {
         let vcpu = self.machine.vcpu(guest);
         let Guest { dr, dr7, .. } = self.ledger.guests[guest.index()];
         prop_assert_eq!((vcpu.own.dr, vcpu.own.dr7), (dr, dr7), "{:?} after {:?}", guest, op);
-        if vcpu.effective().dr7 & Dr7::GD != 0 {
-            return Ok(()); // Each read would be a #DB.
+        // Each read would be a #DB: of the debugger's GD, or, where the access is emulated, of the guest's own.
+        if (vcpu.effective().dr7 | dr7) & Dr7::GD != 0 {
+            return Ok(());
         }
         for (number, own) in (0..).zip(dr).chain([(7, dr7)]) {
             let read = Event::MovFromDr { vcpu: guest, dr: number, cpl: 0 };

@@ -38,11 +38,15 @@ pub enum Event<'a> {
     KvmEntry {
         /// Which of its CPUs.
         vcpu: u32,
+        /// Where it goes on; old kernels do not say.
+        rip: Option<u64>,
     },
     /// `kvm_exit`: the guest was left.
     KvmExit {
         /// Which of its CPUs; old kernels and trace-cmd do not say.
         vcpu: Option<u32>,
+        /// Where it was.
+        rip: Option<u64>,
         /// Why.
         reason: ExitReason<'a>,
     },

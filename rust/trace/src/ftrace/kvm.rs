@@ -10,11 +10,11 @@ const NMI_VECTOR: u64 = 2;
 
 /// `vcpu 0`, `vcpu 0, rip 0x..`, and with more behind it; raw: `vcpu_id=0 rip=..`.
 pub(super) fn entry(payload: &[u8]) -> Option<Event<'_>> {
-    let vcpu = match payload.strip_prefix(b"vcpu ") {
-        Some(rest) => leading_number(rest)?.0,
-        None => field(payload, b"vcpu_id")?,
+    let (vcpu, rip) = match payload.strip_prefix(b"vcpu ") {
+        Some(rest) => leading_number(rest).map(|(vcpu, rest)| (vcpu, rip(rest)))?,
+        None => (field(payload, b"vcpu_id")?, field(payload, b"rip")),
     };
-    Some(Event::KvmEntry { vcpu: vcpu.try_into().ok()? })
+    Some(Event::KvmEntry { vcpu: vcpu.try_into().ok()?, rip })
 }
 
 /// `reason R rip 0x.. info a b` to about 5.4 and from trace-cmd, `vcpu N reason R rip 0x.. info1 0x.. info2 0x..
@@ -25,15 +25,22 @@ pub(super) fn exit(payload: &[u8]) -> Option<Event<'_>> {
         Some(rest) => leading_number(rest).map(|(vcpu, rest)| (Some(vcpu), rest.trim_ascii_start()))?,
         None => (None, payload),
     };
-    let (vcpu, reason) = match rest.strip_prefix(b"reason ") {
+    let (vcpu, rip, reason) = match rest.strip_prefix(b"reason ") {
         Some(rest) => {
             // The reason may hold blanks (`DB excp`), so it ends where the next column begins.
             let end = memchr::memmem::find(rest, b" rip ").unwrap_or(rest.len());
-            (vcpu, reason(&rest[..end], &rest[end..]))
+            (vcpu, rip(&rest[end..]), reason(&rest[..end], &rest[end..]))
         }
-        None => (field(payload, b"vcpu_id"), raw_reason(payload)?),
+        None => (field(payload, b"vcpu_id"), field(payload, b"guest_rip"), raw_reason(payload)?),
     };
-    Some(Event::KvmExit { vcpu: vcpu.map(TryInto::try_into).transpose().ok()?, reason })
+    Some(Event::KvmExit { vcpu: vcpu.map(TryInto::try_into).transpose().ok()?, rip, reason })
+}
+
+/// `, rip 0x..` or ` rip 0x..`, whatever follows.
+fn rip(rest: &[u8]) -> Option<u64> {
+    let digits = rest.strip_prefix(b",").unwrap_or(rest).strip_prefix(b" rip 0x")?;
+    let end = digits.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(digits.len());
+    number(&digits[..end], Bare::Hex)
 }
 
 /// `reason KVM_EXIT_IO (2)`, `reason restart (0)`, `reason error (5)`.
@@ -137,7 +144,7 @@ mod tests {
 
     fn read(payload: &str) -> Option<(Option<u32>, ExitReason<'_>)> {
         match exit(payload.as_bytes())? {
-            Event::KvmExit { vcpu, reason } => Some((vcpu, reason)),
+            Event::KvmExit { vcpu, reason, .. } => Some((vcpu, reason)),
             other => panic!("{other:?}"),
         }
     }
@@ -145,15 +152,15 @@ mod tests {
     #[test]
     fn four_generations_of_entries_are_read() {
         let cases = [
-            ("vcpu 0", 0),
-            ("vcpu 17, rip 0xffffffff8105b320", 17),
-            ("vcpu 0, rip 0xffffffff8105b320[immediate exit]", 0),
-            ("vcpu 1, rip 0x401136 intr_info 0x80000301 error_code 0x00000000", 1),
-            ("vcpu 1, rip 0x401136 intr_info 0x80000301 error_code 0x00000000[immediate exit]", 1),
-            ("vcpu_id=3 rip=0x401136 immediate_exit=0", 3),
+            ("vcpu 0", 0, None),
+            ("vcpu 17, rip 0xffffffff8105b320", 17, Some(0xffff_ffff_8105_b320)),
+            ("vcpu 0, rip 0xffffffff8105b320[immediate exit]", 0, Some(0xffff_ffff_8105_b320)),
+            ("vcpu 1, rip 0x401136 intr_info 0x80000301 error_code 0x00000000", 1, Some(0x40_1136)),
+            ("vcpu 1, rip 0x401136 intr_info 0x80000301 error_code 0x00000000[immediate exit]", 1, Some(0x40_1136)),
+            ("vcpu_id=3 rip=0x401136 immediate_exit=0", 3, Some(0x40_1136)),
         ];
-        for (payload, vcpu) in cases {
-            assert_eq!(entry(payload.as_bytes()), Some(Event::KvmEntry { vcpu }), "{payload}");
+        for (payload, vcpu, rip) in cases {
+            assert_eq!(entry(payload.as_bytes()), Some(Event::KvmEntry { vcpu, rip }), "{payload}");
         }
         assert_eq!(entry(b"[FAILED TO PARSE]"), None);
     }
@@ -181,6 +188,20 @@ mod tests {
         ];
         for (payload, expected) in cases {
             assert_eq!(read(payload), Some(expected), "{payload}");
+        }
+    }
+
+    #[test]
+    fn where_a_guest_was_is_read_if_the_line_says_so() {
+        let cases = [
+            ("vcpu 3 reason write_dr7 rip 0xffffffffa2c01a44 info1 0x0 info2 0x0", Some(0xffff_ffff_a2c0_1a44)),
+            ("reason EXIT_READ_DR0 rip 0x401136 info 0 0", Some(0x40_1136)),
+            ("exit_reason=65 guest_rip=0x1000 isa=2", Some(0x1000)),
+            ("reason DB excp", None),
+        ];
+        for (payload, expected) in cases {
+            let Some(Event::KvmExit { rip, .. }) = exit(payload.as_bytes()) else { panic!("{payload}") };
+            assert_eq!(rip, expected, "{payload}");
         }
     }
 

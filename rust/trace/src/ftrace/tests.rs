@@ -224,7 +224,7 @@ proptest! {
             cpu: 23,
             pid: 7289,
             time_ns: Some(2_925_640_965_000),
-            event: Event::KvmEntry { vcpu: 0 },
+            event: Event::KvmEntry { vcpu: 0, rip: None },
         };
         prop_assert!(Lines::new(&bytes).any(|record| record == expected));
     }

@@ -1,0 +1,5 @@
+#![no_main]
+
+use debugreg_fuzz::events::{Walk, survive};
+
+libfuzzer_sys::fuzz_target!(|walk: Walk| drop(survive(&walk)));

@@ -1,0 +1,101 @@
+//! What the model says, CPU by CPU, as it says it.
+
+use debugreg_model::{CpuId, Machine, Mark, Step, VcpuId};
+
+use crate::input::Done;
+
+/// What the model says of one CPU, in order.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Item {
+    /// An input line opens a window; what follows is in it.
+    Window(Window),
+    /// Something of which the trace has a line.
+    Done(Done),
+    /// The VM entry itself.
+    Entry,
+    /// A MOV DR, with its value if it is a write.
+    Mov { dr: u8, value: Option<u64> },
+}
+
+/// A window, and what the lines before it have told of what it depends on.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Window {
+    /// Its row.
+    pub(crate) row: u32,
+    /// Nothing is in a register when it opens.
+    pub(crate) is_empty: bool,
+    /// Of a VM exit: whether the guest's registers are read back.
+    pub(crate) sync_told: bool,
+    /// Of a VM entry: of which vCPU.
+    pub(crate) vcpu: Option<VcpuId>,
+    /// Of a VM entry: whether the guest's registers are loaded.
+    pub(crate) load: Load,
+    /// Of a VM entry: which of the addresses that it loads.
+    pub(crate) addresses_told: [bool; 4],
+}
+
+/// Whether the lines tell if an entry loads a guest's registers.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Load {
+    /// They do.
+    Told,
+    /// It is presumed that nothing bears on it that was set before.
+    Presumed,
+    /// Something does.
+    Hidden,
+}
+
+/// What the model says.
+#[derive(Clone, Debug)]
+pub(crate) struct Predictions {
+    pub(crate) cpus: Vec<Vec<Item>>,
+    /// By CPU: where its last window is.
+    open: Vec<Option<usize>>,
+}
+
+impl Predictions {
+    pub(crate) fn new(cpus: usize) -> Predictions {
+        Predictions { cpus: vec![Vec::new(); cpus], open: vec![None; cpus] }
+    }
+
+    pub(crate) fn open_window(&mut self, machine: &Machine, cpu: CpuId, row: usize) {
+        let is_empty = !machine.cpu(cpu).bank.owner.iter().any(|&owner| owner != debugreg::Owner::NONE);
+        let items = &mut self.cpus[cpu.index()];
+        self.open[cpu.index()] = Some(items.len());
+        items.push(Item::Window(Window {
+            row: row as u32,
+            is_empty,
+            sync_told: true,
+            vcpu: None,
+            load: Load::Told,
+            addresses_told: [true; 4],
+        }));
+    }
+
+    /// The window that is open.
+    pub(crate) fn window(&mut self, cpu: CpuId) -> Option<&mut Window> {
+        match &mut self.cpus[cpu.index()][self.open[cpu.index()]?] {
+            Item::Window(window) => Some(window),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn step(&mut self, cpu: CpuId, step: Step) {
+        let mov = match step {
+            Step::WriteDr(dr, value) => Item::Mov { dr: dr.number(), value: Some(value) },
+            Step::ReadDr(dr, _) => Item::Mov { dr: dr.number(), value: None },
+            _ => return,
+        };
+        self.cpus[cpu.index()].push(mov);
+    }
+
+    pub(crate) fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
+        self.cpus[cpu.index()].push(match mark {
+            Mark::Install(id) => Item::Done(Done::Install(machine.counter(id).info.address)),
+            Mark::Uninstall(id) => Item::Done(Done::Uninstall(machine.counter(id).info.address)),
+            Mark::Restore => Item::Done(Done::Restore),
+            Mark::Sync => Item::Done(Done::Sync),
+            Mark::Entry => Item::Entry,
+        });
+    }
+}

@@ -1,0 +1,267 @@
+//! A steps file laid beside the lines of its trace.
+//!
+//! Both tell of the same VM entries, installs, uninstalls and restores ([`Anchor`]s), CPU by CPU in the same order; the
+//! order across CPUs may differ, since a line is printed a little before or after what it tells of. Where one file lacks
+//! a part, head or tail, what is left of it is found in the other.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use memchr::memmem;
+
+use crate::input::{Done, Input, Trace, Truth, Why};
+use crate::steps::{MarkName, Step, What};
+use crate::truth::{self, Anchor, Segment};
+use crate::{guest, guest::Guests};
+
+/// What a steps file adds to a trace.
+#[derive(Clone, Debug)]
+pub struct Tied {
+    /// By CPU: what it did.
+    pub(crate) cpus: Vec<Observed>,
+    /// What guests did.
+    pub(crate) guests: Guests,
+    /// Nothing happened before the first line: what is not shown to be set is not set.
+    pub(crate) from_power_on: bool,
+}
+
+/// What a CPU did.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Observed {
+    /// In order.
+    pub(crate) segments: Vec<Segment>,
+    /// The steps begin before the lines do: the first segment holds more than these tell.
+    pub(crate) begins_before: bool,
+    /// The steps go on after the last line.
+    pub(crate) ends_after: bool,
+}
+
+/// A steps file that cannot be tied to its trace: on this CPU.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Untied(pub u16);
+
+impl fmt::Display for Untied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Untied(cpu) = self;
+        write!(
+            f,
+            "the steps file cannot be tied to the lines: those of cpu{cpu} that tell of entries, installs, uninstalls \
+             and restores are found in it nowhere, or in several places"
+        )
+    }
+}
+
+/// The anchors of one CPU, as one of the two files has them.
+#[derive(Clone, Default)]
+struct Marks {
+    /// A letter for each.
+    kinds: Vec<u8>,
+    /// What else is known of it.
+    details: Vec<Detail>,
+}
+
+/// What else is known of an anchor.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Detail {
+    Nothing,
+    /// Of an install or uninstall: the address.
+    Address(u64),
+    /// Of an entry: the MOV DR that ended the stay, or in the steps the last one that was tried.
+    Mov {
+        dr: u8,
+        is_write: bool,
+    },
+}
+
+impl Marks {
+    fn push(&mut self, kind: u8, detail: Detail) {
+        self.kinds.push(kind);
+        self.details.push(detail);
+    }
+
+    fn last(&mut self, kind: u8) -> Option<&mut Detail> {
+        self.details.last_mut().filter(|_| self.kinds.last() == Some(&kind))
+    }
+}
+
+/// Whether a line can tell of a step; the address is the kernel's word.
+fn agree(line: Detail, step: Detail, addresses: bool) -> bool {
+    match (line, step) {
+        (Detail::Nothing, _) | (Detail::Address(_), Detail::Nothing) => true,
+        (Detail::Address(line), Detail::Address(step)) => line == step || !addresses,
+        (line, step) => line == step,
+    }
+}
+
+/// Where the marks of a CPU's lines are among those of its steps.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Place {
+    /// What the lines tell of.
+    anchors: Vec<Anchor>,
+    /// Of the steps' marks, those before the first of the lines'.
+    before: usize,
+    /// Of the lines' marks, those before the first of the steps'.
+    missing: usize,
+}
+
+impl Place {
+    /// The anchor that the steps' mark of this number is.
+    pub(crate) fn anchor(&self, mark: usize) -> Option<Anchor> {
+        self.anchors.get((mark + self.missing).checked_sub(self.before)?).copied()
+    }
+
+    /// Whether that mark comes after all lines of its CPU.
+    pub(crate) fn is_after(&self, mark: usize) -> bool {
+        mark + self.missing >= self.before + self.anchors.len()
+    }
+}
+
+/// Lays a steps file beside a trace.
+pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
+    let cpus = steps.iter().map(|step| usize::from(step.cpu) + 1).max().unwrap_or(0).max(trace.cpus);
+    let (anchors, told) = of_lines(trace, cpus);
+    let logged = of_steps(steps, cpus);
+    let has_head = shows_first_entry(trace);
+    let mut places = Vec::new();
+    let mut from_power_on = true;
+    for (cpu, anchors) in anchors.into_iter().enumerate() {
+        let (before, missing) = place(&told[cpu], &logged[cpu], has_head).ok_or(Untied(cpu as u16))?;
+        from_power_on &= before == 0 && missing == 0 && (!anchors.is_empty() || logged[cpu].kinds.is_empty());
+        places.push(Place { anchors, before, missing });
+    }
+    let guests = guest::guests(trace, steps, &places);
+    Ok(Tied { cpus: truth::observed(steps, &places), guests, from_power_on })
+}
+
+/// Whether no guest can have been entered before the first line: the vCPUs were created after it.
+fn shows_first_entry(trace: &Trace) -> bool {
+    let first = trace
+        .rows
+        .iter()
+        .find(|row| matches!(row.input, Input::CreateVcpu { .. } | Input::Entry { .. } | Input::KvmExit { .. }));
+    first.is_some_and(|row| matches!(row.input, Input::CreateVcpu { .. }))
+}
+
+fn of_lines(trace: &Trace, cpus: usize) -> (Vec<Vec<Anchor>>, Vec<Marks>) {
+    let mut anchors = vec![Vec::new(); cpus];
+    let mut marks = vec![Marks::default(); cpus];
+    let mut truth = trace.truth.iter().peekable();
+    for row in &trace.rows {
+        while let Some(truth) = truth.next_if(|truth| truth.line < row.line) {
+            truth_mark(truth, &mut anchors, &mut marks);
+        }
+        let cpu = usize::from(row.cpu);
+        match row.input {
+            Input::Entry { .. } => {
+                anchors[cpu].push(Anchor::Entry { window: row.line });
+                marks[cpu].push(b'e', Detail::Nothing);
+            }
+            Input::KvmExit { why: Why::DrAccess { dr, write }, .. } => {
+                if let Some(detail) = marks[cpu].last(b'e') {
+                    *detail = Detail::Mov { dr, is_write: write };
+                }
+            }
+            _ => {}
+        }
+    }
+    truth.for_each(|truth| truth_mark(truth, &mut anchors, &mut marks));
+    (anchors, marks)
+}
+
+fn truth_mark(truth: &Truth, anchors: &mut [Vec<Anchor>], marks: &mut [Marks]) {
+    let (kind, detail) = match truth.done {
+        Done::Install(address) => (b'i', Detail::Address(address)),
+        Done::Uninstall(address) => (b'u', Detail::Address(address)),
+        Done::Restore => (b'r', Detail::Nothing),
+        // The steps do not mark it.
+        Done::Sync => return,
+    };
+    let cpu = usize::from(truth.cpu);
+    anchors[cpu].push(Anchor::Done { window: truth.window, done: truth.done });
+    marks[cpu].push(kind, detail);
+}
+
+fn of_steps(steps: &[Step], cpus: usize) -> Vec<Marks> {
+    let mut marks = vec![Marks::default(); cpus];
+    // By event: its address, since it was last installed.
+    let mut addresses: HashMap<u64, u64> = HashMap::new();
+    let mut installed = vec![0; cpus];
+    for step in steps {
+        let cpu = usize::from(step.cpu);
+        let marks = &mut marks[cpu];
+        match step.what {
+            What::VmRun => marks.push(b'e', Detail::Nothing),
+            What::Mark { name: MarkName::Install, rdi } => {
+                installed[cpu] = rdi;
+                marks.push(b'i', Detail::Nothing);
+            }
+            What::Mark { name: MarkName::Uninstall, rdi } => {
+                marks.push(b'u', addresses.get(&rdi).map_or(Detail::Nothing, |&address| Detail::Address(address)));
+            }
+            What::Mark { name: MarkName::Restore, .. } => marks.push(b'r', Detail::Nothing),
+            // I3, the first that an install writes.
+            What::Write { dr: 0..=3, value } if step.is_kernel() => {
+                if let Some(detail @ Detail::Nothing) = marks.last(b'i') {
+                    *detail = Detail::Address(value);
+                    addresses.insert(installed[cpu], value);
+                }
+            }
+            What::Write { dr, .. } | What::Read { dr } if !step.is_kernel() => {
+                if let Some(detail) = marks.last(b'e') {
+                    *detail = Detail::Mov { dr, is_write: matches!(step.what, What::Write { .. }) };
+                }
+            }
+            _ => {}
+        }
+    }
+    marks
+}
+
+/// More places than this are not looked at: one among so many would not be told from the others.
+const MOST_PLACES: usize = 1000;
+
+/// How many marks the steps have before the lines begin, or the lines before the steps do.
+///
+/// The shorter of the two is looked for in the longer. It is at the end, where recordings end together; at the beginning,
+/// if the lines show it; or in the one place where it fits. An address of the lines that is not that of the steps does
+/// not untie them: it is a difference.
+fn place(lines: &Marks, steps: &Marks, has_head: bool) -> Option<(usize, usize)> {
+    let steps_are_longer = steps.kinds.len() >= lines.kinds.len();
+    let (short, long) = if steps_are_longer { (lines, steps) } else { (steps, lines) };
+    let last = long.kinds.len() - short.kinds.len();
+    let agrees = |at: usize, addresses: bool| {
+        let here = &long.details[at..at + short.details.len()];
+        let (lines, steps) = if steps_are_longer { (&*short.details, here) } else { (here, &*short.details) };
+        lines.iter().zip(steps).all(|(&line, &step)| agree(line, step, addresses))
+    };
+    let answer = |at| Some(if steps_are_longer { (at, 0) } else { (0, at) });
+    let at_start = has_head && long.kinds.starts_with(&short.kinds);
+    let at_end = long.kinds.ends_with(&short.kinds);
+    if short.kinds.is_empty() || at_start && agrees(0, true) {
+        return answer(0);
+    }
+    if at_end && agrees(last, true) {
+        return answer(last);
+    }
+    let finder = memmem::Finder::new(&short.kinds);
+    let (mut places, mut from) = (Vec::new(), 0);
+    while let Some(at) = finder.find(&long.kinds[from..]) {
+        if places.len() == MOST_PLACES {
+            return None;
+        }
+        places.push(from + at);
+        from += at + 1;
+    }
+    let agreeing = |addresses| places.iter().copied().filter(move |&at| agrees(at, addresses));
+    let only = |places: &mut dyn Iterator<Item = usize>| places.next().filter(|_| places.next().is_none());
+    if agreeing(true).next().is_some() {
+        return only(&mut agreeing(true)).and_then(answer);
+    }
+    if at_start && agrees(0, false) {
+        return answer(0);
+    }
+    if at_end && agrees(last, false) {
+        return answer(last);
+    }
+    only(&mut agreeing(false)).and_then(answer)
+}
