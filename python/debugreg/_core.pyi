@@ -186,6 +186,7 @@ class Machine:
         hypervisor: bool,
         fred: bool,
         disabled_match: bool,
+        decode_assists: bool,
         kprobes: bool,
         kgdb: str,
         /,
