@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 )
 @click.option("--guests", is_flag=True, help="Random scenarios with guests (on /dev/kvm), most of them.")
 @click.option("--hazardous", is_flag=True, help="Perform what can harm the host, too.")
-def conform(*, files: tuple[str, ...], on: str, count: int, seed: int, guests: bool, hazardous: bool, as_json: bool) -> int:
+def conform(
+    *, files: tuple[str, ...], on: str, count: int, seed: int, guests: bool, hazardous: bool, as_json: bool
+) -> int:
     """Compare the model with the kernel that is running.
 
     Performs scenarios, and then random ones, in the model and in that world. A difference is made as short as it can
