@@ -1,7 +1,7 @@
 """The world `kernel`, its guests: vCPUs of /dev/kvm do what scenarios say, and what they cannot show is said.
 
-The answers in RECORDED were taken from three KVMs by programs of their own, before there was this driver: kvm-pvm on 6.18,
-kvm-amd on 6.12 under QEMU, kvm-intel on 6.1 under Bochs.
+The answers in RECORDED were taken by programs of their own, before there was this driver, from kvm-pvm on 6.18,
+kvm-amd on 6.12 under QEMU and kvm-intel on 6.1 under Bochs.
 """
 
 import os
