@@ -1,5 +1,6 @@
 """What is checked, by people and machines: `python -m nox` for all of it, `python -m nox -s NAME` for one."""
 
+import gzip
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ def fmt(session: nox.Session) -> None:
     """Format Rust and Python; with `-- --check` only look."""
     install_group(session, "lint")
     session.run("cargo", "fmt", "--all", *session.posargs, external=True)
+    session.run("cargo", "fmt", "--manifest-path", "fuzz/Cargo.toml", *session.posargs, external=True)
     session.run("ruff", "format", *session.posargs)
 
 
@@ -75,6 +77,39 @@ def bench(session: nox.Session) -> None:
     session.run("pytest", "bench", *options, *session.posargs)
     # The ratios that the README claims: both sides in one run, taking turns.
     session.run("python", "bench/report.py")
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Fuzz each target for a minute, or `-- TARGET [SECONDS]`; needs `cargo install cargo-fuzz` and a C++ compiler."""
+    with TemporaryDirectory() as seeds:
+        write_pieces_of_trace(Path(seeds))
+        targets = {
+            "parser": ["scenarios", "tests/malformed", "--", "-dict=fuzz/parser.dict"],
+            "events": ["--", "-max_len=4096", "-len_control=20"],
+            "trace": [seeds, "--", "-max_len=16384", "-dict=fuzz/trace.dict"],
+        }
+        named, seconds = [*session.posargs, "", ""][:2]
+        if named not in {"", *targets}:
+            session.error(f"no target {named!r}: allowed are {', '.join(targets)}")
+        for target in [named] if named else targets:
+            found = ROOT / "fuzz" / "corpus" / target
+            found.mkdir(parents=True, exist_ok=True)
+            limits = [f"-max_total_time={seconds or 60}", "-timeout=20", "-rss_limit_mb=512"]
+            # No sanitizer: those need a nightly toolchain, and there is no unsafe code here for them to watch.
+            command = ["cargo", "fuzz", "run", "--sanitizer", "none", target, str(found), *targets[target], *limits]
+            session.run(*command, external=True)
+
+
+def write_pieces_of_trace(folder: Path) -> None:
+    """Write seeds for the target `trace`: pieces of the trace that the package ships, each with some of its steps."""
+    data = ROOT / "python" / "debugreg" / "data"
+    names = "kvm-amd-6.12-phases.txt.gz", "kvm-amd-6.12-phases.steps.gz"
+    files = [gzip.decompress((data / name).read_bytes()).splitlines(keepends=True) for name in names]
+    for piece in range(24):
+        starts = [piece * len(lines) // 24 for lines in files]
+        parts = [b"".join(lines[start : start + 40]) for lines, start in zip(files, starts, strict=True)]
+        (folder / str(piece)).write_bytes(b"\0".join(parts))
 
 
 @nox.session

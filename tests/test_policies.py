@@ -9,6 +9,8 @@ import debugreg as dr
 
 GUIDE = Path(__file__).parents[1] / "scenarios" / "guide" / "both-sides.scn"
 ROWS = dr.policies()
+BREAKS_ONE_SIDE = {"sev-es", "virtualbox", "none"}
+"""A guest's breakpoints never fire, or an exit loses the host's."""
 SWITCHED = [f"{row.name}+{delta.id}={state}" for row in ROWS for delta in row.deltas for state in ("on", "fixed")]
 
 
@@ -28,7 +30,7 @@ def test_a_row_says_what_the_policy_is(row):
     assert row.line
     assert [delta.id for delta in row.deltas] == list(dict.fromkeys(delta.id for delta in row.deltas))
     for delta in row.deltas:
-        assert re.fullmatch(r"HB?-\d\d", delta.id)
+        assert re.fullmatch(r"HB?-\d\d|Z-\d\d?|[a-z]+(-[a-z]+)*", delta.id)
         assert delta.state in {"on", "fixed"}
         assert delta.line
 
@@ -41,12 +43,12 @@ def test_the_policies_come_in_the_same_order_every_time():
 @pytest.mark.parametrize("name", [*(row.name for row in ROWS), *SWITCHED])
 def test_every_policy_with_each_of_its_deltas_runs_the_guide(name, write_scenario):
     text = GUIDE.read_text()
-    if name.startswith("linux-2.6.30"):
+    base = name.partition("+")[0]
+    if base in {"linux-2.6.30", "linux-2.6.32"}:
         text = "".join(line for line in text.splitlines(keepends=True) if "registers" not in line)
     (report,) = dr.run(write_scenario(text), policies=[name])
     assert report.policy == dr.Machine(policy=name).policy
-    assert [step.event for step in report.steps if step.ok is False] == []
-    assert report
+    assert bool(report) == (base not in BREAKS_ONE_SIDE), [step.event for step in report.steps if step.ok is False]
 
 
 def test_what_a_kernel_has_no_word_for_is_a_mistake_with_its_line(mistake):
@@ -61,7 +63,7 @@ def test_the_name_of_a_policy_with_a_delta_reads_as_itself(name):
 
 
 def test_deltas_add_up():
-    name = "linux-5.15+H-01=fixed+HB-34=fixed"
+    name = "linux-5.15+H-01=fixed+H-20=fixed+HB-34=fixed"
     assert dr.Machine(policy=name).policy == name
     (built,), (named,) = (dr.run(GUIDE, policies=[policy], steps=True) for policy in (name, "debian-6.12"))
     assert (built.steps, built.cost) == (named.steps, named.cost)
@@ -81,7 +83,7 @@ def test_a_delta_without_a_state_is_on():
         ("linux-9.99", "unknown policy 'linux-9.99': allowed are linux-2.6.30, "),
         ("Linux", "unknown policy 'Linux'"),
         ("linux+", "unknown delta ''"),
-        ("linux+H-99", "unknown delta 'H-99': allowed are H-01, "),
+        ("linux+H-99", "unknown delta 'H-99': allowed are announce, "),
         ("linux+H-01=off", "delta H-01 can be 'on' or 'fixed', not 'off'"),
         ("linux+H-01=", "delta H-01 can be 'on' or 'fixed', not ''"),
         ("lean,skip", "unknown policy 'lean,skip'"),

@@ -310,11 +310,11 @@ class Trace:
         list[tuple[str, int, int, int | None]],
         list[tuple[int, str]],
         tuple[
-            tuple[int, int, int],
-            tuple[int, int, int],
-            tuple[int, int, int],
-            tuple[int, int, int],
-            tuple[int, int, int] | None,
+            tuple[int, int, int, int],
+            tuple[int, int, int, int],
+            tuple[int, int, int, int],
+            tuple[int, int, int, int],
+            tuple[int, int, int, int] | None,
             list[tuple[int, int, str, str]],
         ]
         | None,

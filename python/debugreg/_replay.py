@@ -52,6 +52,8 @@ class Score:
     predicted: int
     observed: int
     matched: int
+    undetermined: int = 0
+    """How many there were besides, of which the trace does not determine whether and what they are."""
 
     @property
     def exact(self) -> bool:
@@ -134,6 +136,7 @@ class Replay:
             verify = {name: _score(score) for name, score in self.verify.scores}
             verify.setdefault("step", None)
             verify["undetermined"] = [{"line": line, "reason": reason} for line, reason in self.undetermined]
+            verify["undetermined_counts"] = {name: score.undetermined for name, score in self.verify.scores}
             differences = [_difference(difference) for difference in self.verify.differences]
             verify["first_difference"] = differences[0] if differences else None
             verify["differences"] = differences

@@ -23,7 +23,8 @@ def policies(*, as_json: bool) -> None:
     for heading in ("policy", "host", "KVM", "deltas", ""):
         table.add_column(heading, no_wrap=heading in ("policy", "host", "KVM"))
     for row in rows:
-        deltas = " ".join(f"{delta.id}{'' if delta.state == 'on' else '=fixed'}" for delta in row.deltas)
+        # Those that it could have and has not are in the JSON document.
+        deltas = " ".join(delta.id for delta in row.deltas if delta.state == "on")
         table.add_row(f"[bold]{row.name}", row.host, row.kvm, deltas, row.line)
     lines = {delta.id: delta.line for row in rows for delta in row.deltas}
     known = Table(box=box.SIMPLE_HEAD, pad_edge=False)

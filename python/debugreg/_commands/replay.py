@@ -90,30 +90,51 @@ def _page(one: Replay) -> list[RenderableType]:
         table,
     ]
     parts += [f"line {line}: not expressible: {reason}" for line, reason in one.not_expressible]
-    parts += [f"line {line}: undetermined: {reason}" for line, reason in one.undetermined[:_SHOWN]]
     if one.verify is not None:
-        parts += _verification(one.verify)
+        parts += _verification(one, one.verify)
+    return parts + _undetermined(one)
+
+
+def _undetermined(one: Replay) -> list[RenderableType]:
+    """Say what the trace does not determine: each reason once, with its lines."""
+    lines: dict[str, list[int]] = {}
+    for line, reason in one.undetermined:
+        lines.setdefault(reason, []).append(line)
+    reasons = sorted(lines.items(), key=lambda item: (-len(item[1]), item[1]))
+    parts: list[RenderableType] = [f"undetermined, {_places(at)}: {reason}" for reason, at in reasons[:_SHOWN]]
+    if len(lines) > _SHOWN:
+        parts.append(f"and for {len(lines) - _SHOWN:,} more reasons")
+    if any(len(at) > 1 for at in lines.values()) or len(lines) > _SHOWN:
+        parts.append("(--json lists each line)")
     return parts
+
+
+def _places(lines: list[int]) -> str:
+    if lines == [0]:
+        return "all lines"
+    return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines):,} lines from {lines[0]} to {lines[-1]}"
 
 
 def _numbers(counts: dict[str, int], prefix: str = "") -> list[str]:
     return [f"{prefix}{count:,}" if count else "0" for count in counts.values()]
 
 
-def _verification(verify: Verification) -> list[RenderableType]:
+def _verification(one: Replay, verify: Verification) -> list[RenderableType]:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="predicted, against what the kernel did")
     table.add_column("")
-    for heading in ("predicted", "observed", "agree", ""):
+    headings = ["predicted", "observed", "agree", ""]
+    # A column of zeros says nothing.
+    partly = any(score.undetermined for _, score in verify.scores)
+    for heading in [*headings, "undetermined"] if partly else headings:
         table.add_column(heading, justify="right")
     for name, score in verify.scores:
         rate = f"{score.matched / score.observed:.2%}" if score.observed else "-"
         style = "green" if score.exact else "red"
-        table.add_row(
-            name, f"{score.predicted:,}", f"{score.observed:,}", f"[{style}]{score.matched:,}", f"[{style}]{rate}"
-        )
+        cells = [name, f"{score.predicted:,}", f"{score.observed:,}", f"[{style}]{score.matched:,}", f"[{style}]{rate}"]
+        table.add_row(*cells, *[f"{score.undetermined:,}"] * partly)
     parts: list[RenderableType] = [table]
     shown = [
         f"line {d.line}, cpu{d.cpu}: predicted {d.predicted}; the kernel: {d.observed}"
@@ -124,8 +145,10 @@ def _verification(verify: Verification) -> list[RenderableType]:
         parts += shown[1:]
         more = len(verify.differences) - len(shown)
         parts += [f"and {more:,} more (--json lists them)"] if more else []
-    elif verify.step is None:
-        parts.append("[green]nothing differs[/]; without a steps file the single MOV DR were not compared")
-    else:
+    elif verify.step is not None:
         parts.append("[green]nothing differs")
+    elif any(line == 0 for line, _ in one.undetermined):
+        parts.append("[green]nothing differs[/]; the single MOV DR were not compared")
+    else:
+        parts.append("[green]nothing differs[/]; without a steps file the single MOV DR were not compared")
     return parts

@@ -74,13 +74,12 @@ impl Kgdb {
         let loan = announce::lend(cpu);
         let saved = bank::local_db_save(cpu, hypervisor);
         let before = cpu.hardware.dr;
-        match self.0.take() {
-            Some(slot) => announce::clear(cpu, slot, K),
-            None => {
-                self.0 = Slot::ALL.into_iter().find(|&slot| announce::reserve(cpu, slot));
-                if let Some(slot) = self.0 {
-                    announce::set(cpu, slot, K);
-                }
+        if let Some(slot) = self.0.take() {
+            announce::clear(cpu, slot, K);
+        } else {
+            self.0 = Slot::ALL.into_iter().find(|&slot| announce::reserve(cpu, slot));
+            if let Some(slot) = self.0 {
+                announce::set(cpu, slot, K);
             }
         }
         assert_eq!(cpu.hardware.armed().count(), 0, "an NMI handler runs with nothing armed");

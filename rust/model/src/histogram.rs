@@ -26,7 +26,12 @@ fn hist_add(tally: &mut Tally, old: i64, d: i64) {
 
 /// The largest count that anybody has.
 fn hist_max(tallies: [&Tally; 2]) -> i64 {
-    (1..=4).rev().find(|&k: &usize| tallies[0][k - 1] + tallies[1][k - 1] > 0).unwrap_or(0) as i64
+    (1..=4).rev().find(|&k: &usize| tallies[0][k - 1] + tallies[1][k - 1] > 0).map_or(0, signed)
+}
+
+/// A count, as the numbers are kept.
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).expect("no machine has so many")
 }
 
 /// The numbers.
@@ -66,7 +71,7 @@ impl Histogram {
 impl Machine {
     /// `__reserve_bp_slot`, steps 4 and 5: whether one more fits.
     pub(crate) fn histogram_admits(&mut self, target: Option<TaskId>, cpu: Option<CpuId>) -> bool {
-        let slots = self.options.slots as i64;
+        let slots = signed(self.options.slots);
         if self.policy.has(Delta::HB01) {
             self.histogram.global += 1;
             let refused = self.histogram.global == slots;
@@ -146,20 +151,20 @@ impl Machine {
     /// A task's other events, or -1 if one of them is bound to a CPU.
     fn n_any(&self, task: TaskId, other_than: Option<CounterId>) -> i64 {
         let events: Vec<_> = self.live_of(task).filter(|&id| Some(id) != other_than).collect();
-        if events.iter().any(|&id| self.counter(id).cpu.is_some()) { -1 } else { events.len() as i64 }
+        if events.iter().any(|&id| self.counter(id).cpu.is_some()) { -1 } else { signed(events.len()) }
     }
 
     /// A task's other events that count on a CPU (HB-23: without those that may run on any).
     fn n_on(&self, task: TaskId, cpu: CpuId, other_than: Option<CounterId>) -> i64 {
         let forgets = self.policy.has(Delta::HB23);
         let events = self.live_of(task).filter(|&id| Some(id) != other_than && self.counter(id).fits(cpu));
-        events.filter(|&id| !forgets || self.counter(id).cpu.is_some()).count() as i64
+        signed(events.filter(|&id| !forgets || self.counter(id).cpu.is_some()).count())
     }
 
     /// HB-14: the events that a task's context still has.
     fn n_in_context(&self, task: TaskId, other_than: CounterId) -> i64 {
         let context = self.task(task).context.map(|id| self.context(id));
-        context.map_or(0, |context| context.counters().filter(|&id| id != other_than).count() as i64)
+        context.map_or(0, |context| signed(context.counters().filter(|&id| id != other_than).count()))
     }
 
     fn live_of(&self, task: TaskId) -> impl Iterator<Item = CounterId> + '_ {

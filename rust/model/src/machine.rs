@@ -45,6 +45,7 @@ pub enum Processor {
 
 /// What kind of machine: the keys of a scenario's `machine` line.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "the keys of a machine line")]
 pub struct Options {
     /// Number of CPUs.
     pub cpus: usize,

@@ -39,13 +39,14 @@ impl Machine {
         let slots = self.slots(cpu);
         let place = |id| slots.iter().position(|&slot| slot == Holder::Counter(id)).and_then(Slot::new);
         let counters = self.owed_counters(cpu).map(|id| (place(id), self.counter(id).info));
-        let (placed, waiting): (Vec<_>, Vec<_>) =
-            counters.chain(self.kgdb_breakpoints(cpu)).partition(|(slot, _)| slot.is_some());
-        let mut in_slots = [None; 4];
-        for (slot, bp) in placed {
-            in_slots[slot.expect("it has one").index()] = Some(bp);
+        let (mut in_slots, mut waiting) = ([None; 4], Vec::new());
+        for (slot, bp) in counters.chain(self.kgdb_breakpoints(cpu)) {
+            match slot {
+                Some(slot) => in_slots[slot.index()] = Some(bp),
+                None => waiting.push(bp),
+            }
         }
-        for (_, bp) in waiting {
+        for bp in waiting {
             if let Some(free) = in_slots.iter_mut().find(|bp| bp.is_none()) {
                 *free = Some(bp);
             }

@@ -37,6 +37,7 @@ pub struct DebugExit {
 
 /// A vCPU.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "KVM keeps as many")]
 pub struct Vcpu {
     /// The thread that runs it.
     pub task: TaskId,

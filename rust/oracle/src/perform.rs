@@ -284,6 +284,7 @@ impl Performance<'_> {
         scenario.tasks.get(task.wrapping_sub(1)).is_some_and(|task| task.is_32bit)
     }
 
+    #[allow(clippy::too_many_arguments, reason = "they are the system call's")]
     fn open(
         &mut self,
         scenario: &Scenario,

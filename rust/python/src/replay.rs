@@ -14,8 +14,8 @@ use crate::machine::{CostFields, cost_fields, policy_of, vendor_of};
 #[pyclass(frozen, name = "Trace", module = "debugreg._core")]
 pub(crate) struct PyTrace(Trace);
 
-/// Predicted, observed, matched.
-type Scores = (u64, u64, u64);
+/// Predicted, observed, matched, undetermined.
+type Scores = (u64, u64, u64, u64);
 
 /// Law, occasions, failures, line of the first failure.
 type Tally = (&'static str, u64, u64, Option<u32>);
@@ -161,7 +161,7 @@ impl Poll {
 }
 
 fn verified(verify: Verify) -> Verified {
-    let scores = |score: Score| (score.predicted, score.observed, score.matched);
+    let scores = |score: Score| (score.predicted, score.observed, score.matched, score.undetermined);
     let differences = verify.differences.into_iter().map(|d| (d.line, d.cpu, d.predicted, d.observed));
     (
         scores(verify.install),

@@ -52,8 +52,8 @@ pub enum Input {
     DebugExit,
     /// `perf_event_open` returns a descriptor, and the line on which it was entered is not there.
     OpenReturn,
-    /// `KVM_SET_GUEST_DEBUG`.
-    SetGuestDebug { control: u32, dr: [Option<u64>; 4], dr7: Option<u64> },
+    /// `KVM_SET_GUEST_DEBUG`, with the DR7 that is in force then if a later line tells it.
+    SetGuestDebug { control: u32, dr: [Option<u64>; 4], dr7: Option<u64>, guest_dr7: Option<u64> },
     /// `KVM_SET_DEBUGREGS`.
     SetDebugregs { db: [Option<u64>; 4], dr6: Option<u64>, dr7: Option<u64> },
     /// `phase NAME`: the phase of this index begins.
@@ -235,8 +235,8 @@ struct Reading {
     pokes: HashMap<i32, usize>,
     /// By pid: a modify whose ioctl is still to come.
     modifies: HashMap<i32, usize>,
-    /// By CPU: the row of the last exit.
-    exits: HashMap<u16, usize>,
+    /// By CPU: the last row after which KVM puts a DR7 into force.
+    forcing: HashMap<u16, usize>,
     /// By pid: the row that preempted it first since its last voluntary switch.
     preempted: HashMap<i32, usize>,
     /// By pid: the line on which it came after its last voluntary switch.
@@ -253,6 +253,7 @@ struct InFlight {
 }
 
 impl Reading {
+    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     fn record(&mut self, line: u32, cpu: u16, pid: i32, event: Event<'_>) {
         let input = match event {
             Event::Install { address, .. } => return self.done(line, cpu, Done::Install(address)),
@@ -262,8 +263,9 @@ impl Reading {
             Event::Hit { .. } | Event::GuestSetDr { .. } | Event::Mark(_) | Event::Other(_) => return,
             Event::GuestDr7 { value } => {
                 // The value of the run that just ended; that the line is there predicts nothing.
-                if let Some(&exit) = self.exits.get(&cpu)
-                    && let Input::KvmExit { guest_dr7, .. } = &mut self.rows[exit].input
+                if let Some(&row) = self.forcing.get(&cpu)
+                    && let Input::KvmExit { guest_dr7, .. } | Input::SetGuestDebug { guest_dr7, .. } =
+                        &mut self.rows[row].input
                 {
                     *guest_dr7 = Some(value);
                 }
@@ -284,11 +286,11 @@ impl Reading {
                 return;
             }
             Event::KvmEntry { vcpu, rip } => {
-                self.exits.remove(&cpu);
+                self.forcing.remove(&cpu);
                 Input::Entry { vcpu, rip }
             }
             Event::KvmExit { vcpu, rip, reason } => {
-                self.exits.insert(cpu, self.rows.len());
+                self.forcing.insert(cpu, self.rows.len());
                 let why = match reason {
                     ExitReason::DrAccess { dr, write } => Why::DrAccess { dr, write: write.unwrap_or(true) },
                     ExitReason::Db => Why::Db,
@@ -347,9 +349,8 @@ impl Reading {
             }
             Event::SetDebugregs { db, dr6, dr7, .. } => Input::SetDebugregs { db, dr6, dr7 },
             Event::SetGuestDebug { control, dr, dr7 } => {
-                // What KVM puts into force from here on is not the word of the guest that just left.
-                self.exits.remove(&cpu);
-                Input::SetGuestDebug { control, dr, dr7 }
+                self.forcing.insert(cpu, self.rows.len());
+                Input::SetGuestDebug { control, dr, dr7, guest_dr7: None }
             }
             Event::UserspaceExit { reason: "KVM_EXIT_DEBUG" } => Input::DebugExit,
             Event::Phase { name, .. } => {

@@ -13,8 +13,7 @@ use debugreg_model::VcpuId;
 
 use crate::input::{Done, Input};
 use crate::predict::{Item, Load, Window};
-use crate::tie::Observed;
-use crate::truth::{Anchor, Mov, Segment};
+use crate::truth::{Anchor, Mov, Observed};
 use crate::verify::{Compared, Difference, Reason, Score, common, list};
 
 /// What the lines say will be executed.
@@ -38,6 +37,12 @@ impl PartialEq<Mov> for Expected {
     }
 }
 
+impl Expected {
+    fn is_any(&self) -> bool {
+        matches!(self, Expected::Any { .. })
+    }
+}
+
 /// What is presumed of the time before the lines begin.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 enum Presumption {
@@ -52,15 +57,10 @@ enum Presumption {
 /// An anchor, and what is expected up to the next.
 struct Expectation {
     anchor: Anchor,
-    expected: Vec<Expected>,
+    /// Where that begins.
+    from: usize,
     /// From this place on it stands and falls with a presumption.
     presumed: Option<(usize, u32, Presumption)>,
-}
-
-impl Expectation {
-    fn new(anchor: Anchor) -> Expectation {
-        Expectation { anchor, expected: Vec::new(), presumed: None }
-    }
 }
 
 /// The comparison of all CPUs.
@@ -82,47 +82,51 @@ impl Comparison {
 
     /// Compares one CPU.
     pub(crate) fn cpu(&mut self, cpu: u32, windows: &[Compared<'_>], observed: &Observed) {
-        let mut expectations = Expecting::new(cpu, self.from_power_on).windows(windows);
-        if observed.begins_before {
-            let any = Expected::Any { line: 0, reason: Reason::Before };
-            expectations.first_mut().expect("never empty").expected.insert(0, any);
-        }
-        if observed.ends_after {
-            let line = windows.last().map_or(0, Compared::line);
-            let any = Expected::Any { line, reason: Reason::End };
-            expectations.last_mut().expect("never empty").expected.push(any);
-        }
-        let segments = in_the_open(&observed.segments, windows);
+        let Expecting { expected, expectations, .. } = Expecting::of(cpu, self.from_power_on, windows, observed);
+        let anchors = in_the_open(&observed.anchors, windows);
+        let left = |p: usize| {
+            let to = expectations.get(p + 1).map_or(expected.len(), |next| next.from);
+            (&expectations[p], &expected[expectations[p].from..to])
+        };
+        let right = |o: usize| {
+            let to = anchors.get(o + 1).map_or(observed.movs.len(), |&(_, to)| to);
+            &observed.movs[anchors[o].1..to]
+        };
         let (mut p, mut o) = (0, 0);
-        while p < expectations.len() && o < segments.len() {
-            let (left, right) = (&expectations[p], &segments[o]);
-            if left.anchor == right.anchor {
-                let next = segments.get(o + 1).map(|segment| segment.anchor);
-                self.segment(cpu, left, &right.movs, next);
+        while p < expectations.len() && o < anchors.len() {
+            let ((expectation, expected), anchor) = (left(p), anchors[o].0);
+            if expectation.anchor == anchor {
+                let next = anchors.get(o + 1).map(|&(anchor, _)| anchor);
+                self.segment(cpu, expectation, expected, right(o), next);
                 (p, o) = (p + 1, o + 1);
-            } else if left.anchor.window() < right.anchor.window() || !ahead(&segments[o..], left.anchor) {
-                self.lacks(left);
+            } else if expectation.anchor.window() < anchor.window() || !ahead(&anchors[o..], expectation.anchor) {
+                self.lacks(expected);
                 p += 1;
             } else {
-                self.score.observed += right.movs.len() as u64;
+                self.score.observed += right(o).len() as u64;
                 o += 1;
             }
         }
-        expectations[p..].iter().for_each(|left| self.lacks(left));
-        self.score.observed += segments[o..].iter().map(|segment| segment.movs.len() as u64).sum::<u64>();
+        (p..expectations.len()).for_each(|p| self.lacks(left(p).1));
+        self.score.observed += (o..anchors.len()).map(|o| right(o).len() as u64).sum::<u64>();
     }
 
-    /// An anchor that only the model has.
-    fn lacks(&mut self, expectation: &Expectation) {
-        let told = expectation.expected.iter().filter(|expected| !matches!(expected, Expected::Any { .. }));
-        self.score.predicted += told.count() as u64;
+    /// Of an anchor that only the model has.
+    fn lacks(&mut self, expected: &[Expected]) {
+        self.score.predicted += expected.iter().filter(|expected| !expected.is_any()).count() as u64;
     }
 
-    fn segment(&mut self, cpu: u32, expectation: &Expectation, movs: &[Mov], next: Option<Anchor>) {
-        let is_any = |expected: &Expected| matches!(expected, Expected::Any { .. });
-        let expected = &*self.decided(expectation, movs);
+    fn segment(
+        &mut self,
+        cpu: u32,
+        expectation: &Expectation,
+        expected: &[Expected],
+        movs: &[Mov],
+        next: Option<Anchor>,
+    ) {
+        let expected = &*self.decided(expectation, expected, movs);
         let anchor = expectation.anchor;
-        let (first, last) = (expected.iter().position(is_any), expected.iter().rposition(is_any));
+        let (first, last) = (expected.iter().position(Expected::is_any), expected.iter().rposition(Expected::is_any));
         let (Some(first), Some(last)) = (first, last) else {
             return self.compare(cpu, anchor, expected, movs, next);
         };
@@ -141,10 +145,14 @@ impl Comparison {
     }
 
     /// What is expected once presumptions are facts, or are dropped.
-    fn decided<'a>(&mut self, expectation: &'a Expectation, movs: &[Mov]) -> Cow<'a, [Expected]> {
-        let Expectation { expected, presumed, .. } = expectation;
+    fn decided<'a>(
+        &mut self,
+        expectation: &Expectation,
+        expected: &'a [Expected],
+        movs: &[Mov],
+    ) -> Cow<'a, [Expected]> {
         let is_open = |expected: &Expected| matches!(expected, Expected::Some(_, _, Some(_)));
-        if presumed.is_none() && !expected.iter().any(is_open) {
+        if expectation.presumed.is_none() && !expected.iter().any(is_open) {
             return Cow::Borrowed(expected);
         }
         let mut decided: Vec<Expected> = expected
@@ -158,15 +166,15 @@ impl Comparison {
                 _ => *expected,
             })
             .collect();
-        if let Some((at, line, presumption)) = *presumed {
+        if let Some((at, line, presumption)) = expectation.presumed {
             let is_told = self.decided.get(&presumption).copied();
-            if is_told.is_none() && !decided.iter().any(|expected| matches!(expected, Expected::Any { .. })) {
+            if is_told.is_none() && !decided.iter().any(Expected::is_any) {
                 let holds =
                     decided.len() == movs.len() && decided.iter().zip(movs).all(|(expected, mov)| expected == mov);
                 self.decided.insert(presumption, holds);
             }
             if is_told != Some(true) {
-                decided.truncate(at);
+                decided.truncate(at - expectation.from);
                 decided.push(Expected::Any { line, reason: Reason::Load });
             }
         }
@@ -206,35 +214,43 @@ struct Expecting {
     slots: bool,
     /// How often somebody hidden may have written registers.
     hidden: u32,
+    expected: Vec<Expected>,
     expectations: Vec<Expectation>,
 }
 
 impl Expecting {
-    fn new(cpu: u32, from_power_on: bool) -> Expecting {
-        let expectations = vec![Expectation::new(Anchor::Start)];
-        Expecting { cpu, addresses: [from_power_on; 4], slots: true, hidden: 0, expectations }
-    }
-
-    fn windows(mut self, windows: &[Compared<'_>]) -> Vec<Expectation> {
+    fn of(cpu: u32, from_power_on: bool, windows: &[Compared<'_>], observed: &Observed) -> Expecting {
+        let mut expecting = Expecting {
+            cpu,
+            addresses: [from_power_on; 4],
+            slots: true,
+            hidden: 0,
+            expected: Vec::with_capacity(observed.movs.len()),
+            expectations: Vec::with_capacity(observed.anchors.len()),
+        };
+        expecting.anchor(Anchor::Start);
+        if observed.begins_before {
+            expecting.expect(Expected::Any { line: 0, reason: Reason::Before });
+        }
         for window in windows {
             match window.hidden {
-                Some(reason) => self.hidden(window, reason),
-                None => self.window(window),
+                Some(reason) => expecting.hidden(window, reason),
+                None => expecting.window(window),
             }
         }
-        self.expectations
-    }
-
-    fn last(&mut self) -> &mut Expectation {
-        self.expectations.last_mut().expect("never empty")
+        if observed.ends_after {
+            let line = windows.last().map_or(0, Compared::line);
+            expecting.expect(Expected::Any { line, reason: Reason::End });
+        }
+        expecting
     }
 
     fn expect(&mut self, expected: Expected) {
-        self.last().expected.push(expected);
+        self.expected.push(expected);
     }
 
     fn anchor(&mut self, anchor: Anchor) {
-        self.expectations.push(Expectation::new(anchor));
+        self.expectations.push(Expectation { anchor, from: self.expected.len(), presumed: None });
     }
 
     /// Nothing is known of it but that a guest is entered; whoever it hides may leave anything in any slot.
@@ -258,8 +274,8 @@ impl Expecting {
         match told.load {
             Load::Told => {}
             Load::Presumed => {
-                let at = self.last().expected.len();
-                self.last().presumed = told.vcpu.map(|vcpu| (at, line, Presumption::Load { vcpu }));
+                let presumed = told.vcpu.map(|vcpu| (self.expected.len(), line, Presumption::Load { vcpu }));
+                self.expectations.last_mut().expect("never empty").presumed = presumed;
             }
             Load::Hidden => self.expect(Expected::Any { line, reason: Reason::Load }),
         }
@@ -323,26 +339,21 @@ impl Expecting {
     }
 }
 
-/// The truth without the anchors of hidden windows, whose MOVs go with what precedes them.
-fn in_the_open(segments: &[Segment], windows: &[Compared<'_>]) -> Vec<Segment> {
-    let is_hidden = |line: u32| {
-        let at = windows.binary_search_by_key(&line, Compared::line);
-        at.is_ok_and(|at| windows[at].hidden.is_some())
+/// The anchors without those of hidden windows, whose MOVs go with what precedes them.
+fn in_the_open(anchors: &[(Anchor, usize)], windows: &[Compared<'_>]) -> Vec<(Anchor, usize)> {
+    let mut windows = windows.iter().peekable();
+    let is_open = |&&(anchor, _): &&(Anchor, usize)| {
+        let Anchor::Done { window: line, .. } = anchor else { return true };
+        while windows.next_if(|window| window.line() < line).is_some() {}
+        windows.peek().is_none_or(|window| window.line() != line || window.hidden.is_none())
     };
-    let mut open: Vec<Segment> = Vec::with_capacity(segments.len());
-    for segment in segments {
-        match (segment.anchor, open.last_mut()) {
-            (Anchor::Done { window, .. }, Some(last)) if is_hidden(window) => last.movs.extend(&segment.movs),
-            _ => open.push(segment.clone()),
-        }
-    }
-    open
+    anchors.iter().filter(is_open).copied().collect()
 }
 
 /// Whether the truth has an anchor further on, without leaving its window.
-fn ahead(observed: &[Segment], anchor: Anchor) -> bool {
-    let mut before = observed.iter().take_while(|segment| segment.anchor.window() <= anchor.window());
-    before.any(|segment| segment.anchor.window() < anchor.window() || segment.anchor == anchor)
+fn ahead(anchors: &[(Anchor, usize)], anchor: Anchor) -> bool {
+    let mut before = anchors.iter().take_while(|(other, _)| other.window() <= anchor.window());
+    before.any(|&(other, _)| other.window() < anchor.window() || other == anchor)
 }
 
 /// Where two lists of MOV DR part. The truth does not say to which window a MOV belongs: a predicted one does, and what

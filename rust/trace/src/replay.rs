@@ -346,11 +346,11 @@ impl<'a> Replayer<'a> {
             Input::CreateVcpu { vcpu } => drop(self.created.insert((row.pid, vcpu))),
             Input::VcpuIoctl => self.vmm = Some(self.task(row.pid, cpu)),
             Input::DebugExit => self.debug_exit(row.pid),
-            Input::SetGuestDebug { control, dr, dr7 } => {
+            Input::SetGuestDebug { control, dr, dr7, guest_dr7 } => {
                 if let Some(vcpu) = self.vcpu_of_caller(row, cpu) {
                     let debug =
                         GuestDebug { control, dr: dr.map(Option::unwrap_or_default), dr7: dr7.unwrap_or_default() };
-                    self.set_guest_debug(vcpu, debug);
+                    self.set_guest_debug(vcpu, debug, guest_dr7);
                 }
             }
             Input::SetDebugregs { db, dr6, dr7 } => {

@@ -36,7 +36,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
     if path.is_dir() {
         return Err(TraceError::Directory { path: path.into() });
     }
-    let raw = fs::read(path).map_err(|error| refused(path, &error))?;
+    text(path, fs::read(path).map_err(|error| refused(path, &error))?)
+}
+
+/// The text that a file of these bytes has; `path` only serves the messages.
+///
+/// # Errors
+/// As [`read`], of a file that could be read.
+pub fn text(path: &Path, raw: Vec<u8>) -> Result<Vec<u8>, TraceError> {
     let bytes = if raw.starts_with(&GZIP_MAGIC) { unpack(path, &raw)? } else { raw };
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(TraceError::Empty { path: path.into() });

@@ -1,8 +1,8 @@
 //! A steps file laid beside the lines of its trace.
 //!
 //! Both tell of the same VM entries, installs, uninstalls and restores ([`Anchor`]s), CPU by CPU in the same order; the
-//! order across CPUs may differ, since a line is printed a little before or after what it tells of. Where one file lacks
-//! a part, head or tail, what is left of it is found in the other.
+//! order across CPUs may differ, since a line is printed a little before or after what it tells of. Where the lines lack
+//! a part, head or tail, what is left of them is found in the steps.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use memchr::memmem;
 
 use crate::input::{Done, Input, Trace, Truth, Why};
 use crate::steps::{MarkName, Step, What};
-use crate::truth::{self, Anchor, Segment};
+use crate::truth::{self, Anchor, Observed};
 use crate::{guest, guest::Guests};
 
 /// What a steps file adds to a trace.
@@ -23,17 +23,6 @@ pub struct Tied {
     pub(crate) guests: Guests,
     /// Nothing happened before the first line: what is not shown to be set is not set.
     pub(crate) from_power_on: bool,
-}
-
-/// What a CPU did.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Observed {
-    /// In order.
-    pub(crate) segments: Vec<Segment>,
-    /// The steps begin before the lines do: the first segment holds more than these tell.
-    pub(crate) begins_before: bool,
-    /// The steps go on after the last line.
-    pub(crate) ends_after: bool,
 }
 
 /// A steps file that cannot be tied to its trace: on this CPU.
@@ -100,19 +89,17 @@ pub(crate) struct Place {
     anchors: Vec<Anchor>,
     /// Of the steps' marks, those before the first of the lines'.
     before: usize,
-    /// Of the lines' marks, those before the first of the steps'.
-    missing: usize,
 }
 
 impl Place {
     /// The anchor that the steps' mark of this number is.
     pub(crate) fn anchor(&self, mark: usize) -> Option<Anchor> {
-        self.anchors.get((mark + self.missing).checked_sub(self.before)?).copied()
+        self.anchors.get(mark.checked_sub(self.before)?).copied()
     }
 
     /// Whether that mark comes after all lines of its CPU.
     pub(crate) fn is_after(&self, mark: usize) -> bool {
-        mark + self.missing >= self.before + self.anchors.len()
+        mark >= self.before + self.anchors.len()
     }
 }
 
@@ -125,9 +112,9 @@ pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
     let mut places = Vec::new();
     let mut from_power_on = true;
     for (cpu, anchors) in anchors.into_iter().enumerate() {
-        let (before, missing) = place(&told[cpu], &logged[cpu], has_head).ok_or(Untied(cpu as u16))?;
-        from_power_on &= before == 0 && missing == 0 && (!anchors.is_empty() || logged[cpu].kinds.is_empty());
-        places.push(Place { anchors, before, missing });
+        let before = place(&told[cpu], &logged[cpu], has_head).ok_or(Untied(cpu as u16))?;
+        from_power_on &= before == 0 && (!anchors.is_empty() || logged[cpu].kinds.is_empty());
+        places.push(Place { anchors, before });
     }
     let guests = guest::guests(trace, steps, &places);
     Ok(Tied { cpus: truth::observed(steps, &places), guests, from_power_on })
@@ -220,32 +207,26 @@ fn of_steps(steps: &[Step], cpus: usize) -> Vec<Marks> {
 /// More places than this are not looked at: one among so many would not be told from the others.
 const MOST_PLACES: usize = 1000;
 
-/// How many marks the steps have before the lines begin, or the lines before the steps do.
+/// How many marks the steps have before those of the lines.
 ///
-/// The shorter of the two is looked for in the longer. It is at the end, where recordings end together; at the beginning,
-/// if the lines show it; or in the one place where it fits. An address of the lines that is not that of the steps does
-/// not untie them: it is a difference.
-fn place(lines: &Marks, steps: &Marks, has_head: bool) -> Option<(usize, usize)> {
-    let steps_are_longer = steps.kinds.len() >= lines.kinds.len();
-    let (short, long) = if steps_are_longer { (lines, steps) } else { (steps, lines) };
-    let last = long.kinds.len() - short.kinds.len();
+/// These are at the end, where both recordings end together; at the beginning, if the lines show it; or in the one place
+/// where they fit. An address of the lines that is not that of the steps does not untie them: it is a difference.
+fn place(lines: &Marks, steps: &Marks, has_head: bool) -> Option<usize> {
+    let last = steps.kinds.len().checked_sub(lines.kinds.len())?;
     let agrees = |at: usize, addresses: bool| {
-        let here = &long.details[at..at + short.details.len()];
-        let (lines, steps) = if steps_are_longer { (&*short.details, here) } else { (here, &*short.details) };
-        lines.iter().zip(steps).all(|(&line, &step)| agree(line, step, addresses))
+        lines.details.iter().zip(&steps.details[at..]).all(|(&line, &step)| agree(line, step, addresses))
     };
-    let answer = |at| Some(if steps_are_longer { (at, 0) } else { (0, at) });
-    let at_start = has_head && long.kinds.starts_with(&short.kinds);
-    let at_end = long.kinds.ends_with(&short.kinds);
-    if short.kinds.is_empty() || at_start && agrees(0, true) {
-        return answer(0);
+    let at_start = has_head && steps.kinds.starts_with(&lines.kinds);
+    let at_end = steps.kinds.ends_with(&lines.kinds);
+    if lines.kinds.is_empty() || at_start && agrees(0, true) {
+        return Some(0);
     }
     if at_end && agrees(last, true) {
-        return answer(last);
+        return Some(last);
     }
-    let finder = memmem::Finder::new(&short.kinds);
+    let finder = memmem::Finder::new(&lines.kinds);
     let (mut places, mut from) = (Vec::new(), 0);
-    while let Some(at) = finder.find(&long.kinds[from..]) {
+    while let Some(at) = finder.find(&steps.kinds[from..]) {
         if places.len() == MOST_PLACES {
             return None;
         }
@@ -255,13 +236,13 @@ fn place(lines: &Marks, steps: &Marks, has_head: bool) -> Option<(usize, usize)>
     let agreeing = |addresses| places.iter().copied().filter(move |&at| agrees(at, addresses));
     let only = |places: &mut dyn Iterator<Item = usize>| places.next().filter(|_| places.next().is_none());
     if agreeing(true).next().is_some() {
-        return only(&mut agreeing(true)).and_then(answer);
+        return only(&mut agreeing(true));
     }
     if at_start && agrees(0, false) {
-        return answer(0);
+        return Some(0);
     }
     if at_end && agrees(last, false) {
-        return answer(last);
+        return Some(last);
     }
-    only(&mut agreeing(false)).and_then(answer)
+    only(&mut agreeing(false))
 }

@@ -2,7 +2,7 @@
 
 use crate::input::Done;
 use crate::steps::{MarkName, Step, What};
-use crate::tie::{Observed, Place};
+use crate::tie::Place;
 
 /// A MOV DR.
 #[derive(Copy, Clone, Debug)]
@@ -40,23 +40,28 @@ impl Anchor {
     }
 }
 
-/// An anchor and the MOV DR up to the next.
+/// What a CPU did, from the last anchor before the first line to the first one after the last.
 #[derive(Clone, Debug)]
-pub(crate) struct Segment {
-    pub(crate) anchor: Anchor,
+pub(crate) struct Observed {
+    /// Every MOV DR of the host.
     pub(crate) movs: Vec<Mov>,
+    /// The anchors, and how many MOVs come before each.
+    pub(crate) anchors: Vec<(Anchor, usize)>,
+    /// The steps begin before the lines do: the first MOVs are not all of the lines' time.
+    pub(crate) begins_before: bool,
+    /// The steps go on after the last line.
+    pub(crate) ends_after: bool,
 }
 
-impl Segment {
-    pub(crate) fn new(anchor: Anchor) -> Segment {
-        Segment { anchor, movs: Vec::new() }
+impl Observed {
+    fn new() -> Observed {
+        Observed { movs: Vec::new(), anchors: vec![(Anchor::Start, 0)], begins_before: false, ends_after: false }
     }
 }
 
-/// By CPU: what it did from the last mark before the first line to the first mark after the last.
+/// By CPU: what it did.
 pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
-    let start = Observed { segments: vec![Segment::new(Anchor::Start)], ..Observed::default() };
-    let mut cpus = vec![start; places.len()];
+    let mut cpus = vec![Observed::new(); places.len()];
     let mut handlers = vec![Handler::Boot(0); places.len()];
     // By CPU: the number of its next mark.
     let mut next = vec![0; places.len()];
@@ -67,10 +72,10 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
             What::VmRun | What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
                 *handler = Handler::None;
                 match place.anchor(next[cpu]) {
-                    Some(anchor) => observed.segments.push(Segment::new(anchor)),
+                    Some(anchor) => observed.anchors.push((anchor, observed.movs.len())),
                     None if place.is_after(next[cpu]) => observed.ends_after = true,
                     None => {
-                        observed.segments = vec![Segment::new(Anchor::Start)];
+                        observed.movs.clear();
                         observed.begins_before = true;
                     }
                 }
@@ -86,7 +91,7 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
             What::Read { dr } => (dr, None),
         };
         if step.is_kernel() && !handler.takes(dr, value) && !observed.ends_after {
-            observed.segments.last_mut().expect("never empty").movs.push(Mov { dr, value, line: step.line });
+            observed.movs.push(Mov { dr, value, line: step.line });
         }
     }
     cpus

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::input::{Done, Input, Row, Trace, Truth};
 use crate::movs;
-use crate::predict::{Item, Predictions, Window};
+use crate::predict::{Item, Load, Predictions, Window};
 use crate::strangers::{self, Stranger, Unseen, Who};
 
 /// How many were predicted, how many there were, how many agree.
@@ -195,6 +195,11 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
             window.hidden = hidden(window, &strangers);
             compare(&mut verify, &mut undetermined, cpu, window, at == last);
         }
+    }
+    if trace.steps.is_none() {
+        // Nothing is compared there, and it is not known what happens.
+        let loads = cpus.iter().flatten().filter(|window| window.window.is_some_and(|told| told.load == Load::Hidden));
+        undetermined.extend(loads.map(|window| (window.line(), Reason::Load)));
     }
     if let Some(tied) = &trace.steps {
         let mut step = movs::Comparison::new(tied.from_power_on);

@@ -60,7 +60,7 @@ impl Machine {
                 // A decimal mask, and whoever's DR7 is in the VMCS.
                 let mut kvm = machine.kvm(id, cpu, probe);
                 let dr7 = kvm.read_field(Field::GuestDr7);
-                kvm.write_field(Field::GuestDr7, dr7 & !55);
+                kvm.write_field(Field::GuestDr7, dr7 & !0x37);
             }
             machine.vcpus[id.index()].own.dr7 &= !LOCAL;
         });

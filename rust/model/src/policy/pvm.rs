@@ -50,7 +50,7 @@ fn is_loaded<P: Probe>(kvm: &mut Kvm<'_, P>) -> bool {
 
 /// `pvm_eff_dr7`: what of a guest's DR7 may be in the register while the host's code runs.
 pub(crate) fn filtered(dr7: u64, addresses: [u64; 4]) -> u64 {
-    let is_guests = |address: u64| address as i64 >= 0 && address.wrapping_add(7) as i64 >= 0;
+    let is_guests = |address: u64| address.cast_signed() >= 0 && address.wrapping_add(7).cast_signed() >= 0;
     Slot::ALL
         .into_iter()
         .fold(Dr7(dr7 & !Dr7::GD), |dr7, slot| if is_guests(addresses[slot.index()]) { dr7 } else { dr7.disarm(slot) })

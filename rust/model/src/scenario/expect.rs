@@ -57,9 +57,9 @@ pub(super) fn parse(words: &mut Words<'_>, names: &mut Names, may_bind: bool) ->
             let mut next = Some(words.expect("the name of a counter")?);
             while let Some(word) = next {
                 if word.text == "kgdb" {
-                    kgdb = true
+                    kgdb = true;
                 } else {
-                    counters.push(counter_of(word, names)?)
+                    counters.push(counter_of(word, names)?);
                 }
                 next = words.next();
             }
@@ -202,10 +202,8 @@ impl Expectation {
                 Expectation::Exception { vector, dr6, fault },
                 Outcome::Exception { vector: found, dr6: observed, fault: is_fault },
             ) => vector == found && free(*dr6, *observed) && (!fault || *is_fault),
-            (Expectation::ExitDebug { dr6, dr7 }, Outcome::ExitDebug { dr6: has6, dr7: has7 }) => {
-                free(*dr6, *has6) && free(*dr7, *has7)
-            }
-            (Expectation::ExitNested { dr6, dr7 }, Outcome::ExitNested { dr6: has6, dr7: has7 }) => {
+            (Expectation::ExitDebug { dr6, dr7 }, Outcome::ExitDebug { dr6: has6, dr7: has7 })
+            | (Expectation::ExitNested { dr6, dr7 }, Outcome::ExitNested { dr6: has6, dr7: has7 }) => {
                 free(*dr6, *has6) && free(*dr7, *has7)
             }
             (Expectation::Registers(fields), Outcome::Registers(registers)) => fields

@@ -381,13 +381,10 @@ fn perf_event_open(by: TaskId, words: &mut Words<'_>, names: &Names) -> Result<E
 }
 
 pub(super) fn counter_of(word: Word<'_>, names: &Names) -> Result<CounterId, ScenarioError> {
-    match names.get(word.text) {
-        Some(Named::Counter(id)) => Ok(id),
-        _ => {
-            const ALLOWED: &str = "the name of a counter that a line above has bound";
-            Err(word.error(format!("found '{}', allowed is {ALLOWED}", word.text)))
-        }
+    if let Some(Named::Counter(id)) = names.get(word.text) {
+        return Ok(id);
     }
+    Err(word.error(format!("found '{}', allowed is the name of a counter that a line above has bound", word.text)))
 }
 
 fn bp_type(what: &str, value: Word<'_>) -> Result<BpType, ScenarioError> {

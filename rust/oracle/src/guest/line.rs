@@ -150,7 +150,10 @@ impl Performing<'_, '_> {
                 return Ok(unobserved(unlike::NO_DATA));
             }
         }
-        Ok(self.guest.unlike.all.map_or(seen, unobserved))
+        Ok(match (self.guest.unlike.all, seen) {
+            (Some(why), Seen::Outcome(_) | Seen::Without(..)) => unobserved(why),
+            (_, seen) => seen,
+        })
     }
 
     /// Whether somebody watches an instruction that this driver needs right beside the scenario's.
@@ -260,7 +263,7 @@ impl Performing<'_, '_> {
             return Ok(unobserved(why));
         }
         let outcome = Outcome::Registers(Registers { dr: registers.db, dr6: registers.dr6, dr7: registers.dr7 });
-        let unlike = self.guest.unlike.registers();
+        let unlike = self.guest.unlike.registers(self.before.dr7);
         Ok(if unlike.is_empty() { Seen::Outcome(outcome) } else { Seen::Without(outcome, unlike) })
     }
 

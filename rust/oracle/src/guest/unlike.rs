@@ -81,9 +81,9 @@ impl Unlike {
         }
     }
 
-    /// Those of which nothing can be said.
-    pub(super) fn registers(&self) -> Vec<Dr> {
-        let all = [(self.dr6, Dr::Status), (self.dr7, Dr::Control)];
+    /// Those that KVM keeps of which nothing can be said; the model has this as DR7, which a processor has completed or not.
+    pub(super) fn registers(&self, dr7: u64) -> Vec<Dr> {
+        let all = [(self.dr6, Dr::Status), (self.dr7 && dr7 & Dr7::FIXED != 0, Dr::Control)];
         all.into_iter().filter(|(unlike, _)| *unlike).map(|(_, dr)| dr).collect()
     }
 
@@ -128,17 +128,17 @@ mod tests {
     #[test]
     fn a_missed_hit_makes_dr6_unlike_until_something_else_fills_it() {
         let mut unlike = Unlike::default();
-        assert_eq!(unlike.registers(), []);
+        assert_eq!(unlike.registers(0x400), []);
         for refill in [
             |unlike: &mut Unlike| unlike.delivered(),
             |unlike: &mut Unlike| unlike.written(Dr::Status),
             |unlike: &mut Unlike| unlike.set(Some(0), None, Kind::Emulated),
         ] {
             unlike.missed(0x401);
-            assert_eq!((unlike.registers(), unlike.read(Dr::Status)), (vec![Dr::Status], Some(MISSED_HIT)));
+            assert_eq!((unlike.registers(0x400), unlike.read(Dr::Status)), (vec![Dr::Status], Some(MISSED_HIT)));
             assert_eq!((unlike.read(Dr::Control), unlike.all), (None, None));
             refill(&mut unlike);
-            assert_eq!(unlike.registers(), []);
+            assert_eq!(unlike.registers(0x400), []);
         }
         // GD would have been cleared: what a MOV DR does is another thing from here on.
         unlike.missed(Dr7::GD);
@@ -149,12 +149,12 @@ mod tests {
     fn a_raw_dr7_is_unlike_where_guests_are_emulated() {
         let mut unlike = Unlike::default();
         unlike.set(None, Some(0x1), Kind::Hardware);
-        assert_eq!(unlike.registers(), []);
+        assert_eq!(unlike.registers(0x400), []);
         unlike.set(None, Some(0x1), Kind::Emulated);
         unlike.set(Some(0), None, Kind::Emulated);
-        assert_eq!(unlike.registers(), [Dr::Control]);
+        assert_eq!((unlike.registers(0x401), unlike.registers(0x1)), (vec![Dr::Control], vec![]));
         unlike.written(Dr::Control);
-        assert_eq!(unlike.registers(), []);
+        assert_eq!(unlike.registers(0x400), []);
     }
 
     #[test]

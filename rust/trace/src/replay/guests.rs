@@ -12,7 +12,8 @@ use crate::predict::Load;
 /// A vCPU between its entry and what its exit handler made of a MOV DR.
 #[derive(Default)]
 pub(super) struct Stay {
-    run: Run,
+    /// The access that will end it.
+    trapped: Option<Mov>,
     retry: Option<Retry>,
     /// Where it was when a MOV DR exited.
     rip: Option<u64>,
@@ -95,9 +96,16 @@ impl Replayer<'_> {
         self.told.fill(Told::NOTHING);
     }
 
-    pub(super) fn set_guest_debug(&mut self, vcpu: VcpuId, debug: GuestDebug) {
+    pub(super) fn set_guest_debug(&mut self, vcpu: VcpuId, debug: GuestDebug, in_force: Option<u64>) {
         self.told[vcpu.index()].debugger = Debugger::Told;
         self.apply(&Event::SetGuestDebug(vcpu, debug));
+        // Where the debugger has nothing in force, the guest has.
+        if let Some(dr7) = in_force
+            && !self.machine.vcpu(vcpu).debugger_owns()
+            && (self.trace.steps.is_none() || !self.told[vcpu.index()].control)
+        {
+            self.find_written(vcpu, Mov { dr: 7, write: Some(dr7) });
+        }
     }
 
     pub(super) fn set_debugregs(&mut self, vcpu: VcpuId, dr: [Option<u64>; 4], dr6: Option<u64>, dr7: Option<u64>) {
@@ -113,12 +121,21 @@ impl Replayer<'_> {
     /// window opens.
     pub(super) fn debug_exit(&mut self, pid: i32) {
         let Some(&vcpu) = self.last_vcpu.get(&pid) else { return };
-        let debugger = &mut self.told[vcpu.index()].debugger;
-        if *debugger != Debugger::Told && !self.machine.vcpu(vcpu).is_debugged() {
-            *debugger = Debugger::Hidden;
+        if !self.machine.vcpu(vcpu).is_debugged() {
+            self.told[vcpu.index()].debugger = Debugger::Hidden;
             self.machine.find_window(vcpu, false);
             let control = GuestDebug::ENABLE | GuestDebug::SINGLESTEP;
             self.apply(&Event::SetGuestDebug(vcpu, GuestDebug { control, ..GuestDebug::default() }));
+        }
+    }
+
+    /// What the guest has in a register is found to be what it last wrote.
+    fn find_written(&mut self, vcpu: VcpuId, mov: Mov) {
+        let mut registers = self.machine.vcpu(vcpu).own;
+        if let (Some(dr), Some(value)) = (Dr::from_number(mov.dr), mov.write) {
+            registers.set(dr, value);
+            self.machine.find_guest_registers(vcpu, registers);
+            self.told[vcpu.index()].write(mov);
         }
     }
 
@@ -126,12 +143,13 @@ impl Replayer<'_> {
         let vcpu = self.vcpu(row.pid, number, cpu);
         let before = Observer::before(&self.machine, cpu);
         let guest = self.uses_registers(vcpu);
-        let run = self.trace.steps.as_ref().map(|steps| steps.guests.runs[self.entries].clone()).unwrap_or_default();
+        let (trace, none) = (self.trace, Run::default());
+        let run = trace.steps.as_ref().map_or(&none, |steps| &steps.guests.runs[self.entries]);
         self.entries += 1;
         let Stay { retry, rip: left, .. } = self.stays.remove(&vcpu).unwrap_or_default();
         let tries_again = rip.zip(left).map(|(rip, left)| rip == left);
         self.tell_of_retry(vcpu, tries_again);
-        self.tell_of_run(vcpu, &run);
+        self.tell_of_run(vcpu, run);
         self.tell_of_entry(vcpu, cpu);
         if self.apply(&Event::VmEntry(vcpu)).is_none() {
             return;
@@ -150,19 +168,20 @@ impl Replayer<'_> {
         for &mov in movs {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { run, ..Stay::default() });
+        self.stays.insert(vcpu, Stay { trapped: run.trapped, ..Stay::default() });
     }
 
     /// The guest is left although no line says that it was entered: that was before the trace begins.
     fn find(&mut self, row: &Row, cpu: CpuId, number: Option<u32>) -> VcpuId {
         let vcpu = self.vcpu(row.pid, number.unwrap_or(0), cpu);
-        let run = self.trace.steps.as_ref().map(|steps| steps.guests.begun[cpu.index()].clone()).unwrap_or_default();
-        self.tell_of_run(vcpu, &run);
+        let (trace, none) = (self.trace, Run::default());
+        let run = trace.steps.as_ref().map_or(&none, |steps| &steps.guests.begun[cpu.index()]);
+        self.tell_of_run(vcpu, run);
         self.machine.find_in_guest(vcpu, cpu);
         for &mov in &run.executed {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { run, ..Stay::default() });
+        self.stays.insert(vcpu, Stay { trapped: run.trapped, ..Stay::default() });
         vcpu
     }
 
@@ -185,14 +204,18 @@ impl Replayer<'_> {
         }
     }
 
-    /// Who executes a MOV DR without an exit has an open window.
+    /// Who executes a MOV DR without an exit has an open window, and no debugger.
     fn tell_of_run(&mut self, vcpu: VcpuId, run: &Run) {
         if run.executed.is_empty() {
             return;
         }
         let told = &mut self.told[vcpu.index()];
-        told.debugger = Debugger::Told;
-        if !std::mem::replace(&mut told.window, true) {
+        let was_told = std::mem::replace(&mut told.window, true);
+        let debugger = std::mem::replace(&mut told.debugger, Debugger::Told);
+        if debugger == Debugger::Hidden {
+            self.apply(&Event::SetGuestDebug(vcpu, GuestDebug::default()));
+        }
+        if debugger == Debugger::Hidden || !was_told {
             self.machine.find_window(vcpu, true);
         }
     }
@@ -245,7 +268,7 @@ impl Replayer<'_> {
         let guest = self.uses_registers(vcpu);
         let reason = match why {
             Why::DrAccess { dr, write } => {
-                let value = stay.run.trapped.and_then(|mov| mov.write);
+                let value = stay.trapped.and_then(|mov| mov.write);
                 ExitReason::DrAccess(DrAccess { dr, write: value.filter(|_| write) })
             }
             Why::Db => ExitReason::Db(None),
@@ -259,10 +282,10 @@ impl Replayer<'_> {
         if matches!(why, Why::DrAccess { .. }) {
             let emulated = self.machine.vcpu(vcpu).vmcs.dr_intercept;
             self.lower_bound |= emulated && self.trace.steps.is_none() && !self.machine.vcpu(vcpu).is_debugged();
-            if let Some(mov) = stay.run.trapped.filter(|_| emulated) {
+            if let Some(mov) = stay.trapped.filter(|_| emulated) {
                 self.told[vcpu.index()].write(mov);
             }
-            let retry = stay.run.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
+            let retry = stay.trapped.map(|mov| if emulated { Retry::Done(mov) } else { Retry::Again(mov) });
             self.stays.insert(vcpu, Stay { retry, rip, ..Stay::default() });
         } else {
             self.watch.observer.hook(&self.machine, cpu, row.line, before, guest);
