@@ -77,7 +77,10 @@ def _show(result: Conformance) -> None:
     for one in result.differences:
         for number, line in enumerate(one.scenario.splitlines(), start=1):
             if number == one.line:
-                console.print(Text(f"{line}   # observed: {one.observed}", style="bold red"), soft_wrap=True)
+                # What the model says stands there, unless it is about the registers.
+                expected = "" if line.endswith(f"=> {one.expected}") else f"expected: {one.expected}; "
+                text = f"{line}   # {expected}observed: {one.observed}"
+                console.print(Text(text, style="bold red"), soft_wrap=True)
             else:
                 console.print(Text(line), soft_wrap=True)
         console.print()

@@ -94,7 +94,7 @@ impl Machine {
         for part in parts(access, insn) {
             if let Some(exception) = self.trap(cpu, part, insn) {
                 self.handle_db(task, cpu, exception, kernel, &mut heard, probe);
-                if self.traps_once() {
+                if self.is_tcg() {
                     break;
                 }
             }

@@ -6,7 +6,7 @@
 
 use debugreg::{Dr, Owner, Steps, Word};
 
-use crate::machine::{Machine, Processor};
+use crate::machine::Machine;
 use crate::vcpu::Vcpu;
 use crate::{CounterId, CpuId, VcpuId};
 
@@ -155,14 +155,9 @@ impl<P: Probe> Steps for On<'_, P> {
 
     #[inline]
     fn write_dr(&mut self, dr: Dr, value: u64) {
-        self.before();
-        let tcg = self.machine.options.processor == Processor::Tcg;
-        let cpu = &mut self.machine.cpus[self.cpu.index()];
-        if tcg {
-            cpu.watchpoints.write(&cpu.bank.hardware, dr, value);
-        }
-        // What the register makes of it: Linux wrote 0 to DR6 and to DR7 for years.
-        cpu.bank.write_dr(dr, crate::guest::fixed(dr, value));
+        self.before().cost.dr_writes += 1;
+        // Linux wrote 0 to DR6 and to DR7 for years.
+        self.machine.write_hardware(self.cpu, dr, value);
         self.after(Step::WriteDr(dr, value));
     }
 

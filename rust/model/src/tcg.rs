@@ -6,13 +6,18 @@
 //! of several breakpoints, and may report others that were hit earlier. Execute breakpoints are compared with all four
 //! registers, enabled or not. A repeated instruction raises #DB once, when it has ended.
 //!
-//! Observed under QEMU 10.0.2 by scenarios; QEMU's accel/tcg/watchpoint.c, target/i386/tcg/system/bpt_helper.c (10.0).
+//! At an exit of a guest the host's DR6 is as before the entry, and its DR7 too but for the enables. A guest's MOV DR
+//! exits before GD is looked at, reserved bits keep what a guest writes, and INT1 goes past an intercept of #DB.
+//!
+//! Observed under QEMU 10.0.2 by scenarios; QEMU's accel/tcg/watchpoint.c, target/i386/tcg/system/bpt_helper.c
+//! and svm_helper.c (10.0).
 
 use debugreg::trip::{Access, Tripped, What, trip};
 use debugreg::{Dr, Dr6, Dr7, Kind, Registers, Slot};
 
 use crate::CpuId;
 use crate::event::Insn;
+use crate::guest::fixed;
 use crate::hit::{self, Exception};
 use crate::machine::{Machine, Processor};
 
@@ -23,6 +28,8 @@ pub(crate) struct Watchpoints {
     order: [Option<Slot>; 4],
     /// Those that are marked as hit, in the layout of DR6.
     marked: u8,
+    /// DR6 and DR7 of the host whose guest runs.
+    host: (u64, u64),
 }
 
 impl Watchpoints {
@@ -99,14 +106,53 @@ fn pieces(access: Access) -> impl Iterator<Item = Access> {
     parts.filter(|&(_, bytes)| bytes > 0).map(move |(address, bytes)| Access { address, bytes, ..access })
 }
 
+/// What a register holds after a MOV: no bit that reads as zero is dropped.
+const fn kept(dr: Dr, value: u64) -> u64 {
+    match dr {
+        Dr::Address(_) => value,
+        Dr::Status => value | Dr6::IDLE.0,
+        Dr::Control => value | Dr7::FIXED,
+    }
+}
+
 const fn is_data(kind: Kind) -> bool {
     matches!(kind, Kind::Write | Kind::ReadWrite)
 }
 
 impl Machine {
-    /// Whether a repeated instruction raises #DB at its end only.
-    pub(crate) fn traps_once(&self) -> bool {
+    pub(crate) fn is_tcg(&self) -> bool {
         self.options.processor == Processor::Tcg
+    }
+
+    /// MOV to a debug register: what the register makes of it.
+    pub(crate) fn write_hardware(&mut self, cpu: CpuId, dr: Dr, value: u64) {
+        let value = if self.is_tcg() { kept(dr, value) } else { fixed(dr, value) };
+        let is_tcg = self.is_tcg();
+        let cpu = &mut self.cpus[cpu.index()];
+        if is_tcg {
+            cpu.watchpoints.write(&cpu.bank.hardware, dr, value);
+        }
+        cpu.bank.hardware.set(dr, value);
+    }
+
+    /// What an entry has just put into DR7, given what was in the registers of the host.
+    pub(crate) fn emulate_entry(&mut self, cpu: CpuId, host: Registers) {
+        if self.is_tcg() {
+            let cpu = &mut self.cpus[cpu.index()];
+            cpu.watchpoints.host = (host.dr6, host.dr7);
+            cpu.watchpoints.write(&host, Dr::Control, cpu.bank.hardware.dr7);
+        }
+    }
+
+    /// What an exit puts into DR6 and DR7, given what was in the registers of the guest.
+    pub(crate) fn emulate_exit(&mut self, cpu: CpuId, guest: Registers) {
+        if self.is_tcg() {
+            let cpu = &mut self.cpus[cpu.index()];
+            let (dr6, dr7) = cpu.watchpoints.host;
+            let dr7 = kept(Dr::Control, dr7 & !Dr7::ENABLES);
+            cpu.watchpoints.write(&guest, Dr::Control, dr7);
+            (cpu.bank.hardware.dr6, cpu.bank.hardware.dr7) = (dr6, dr7);
+        }
     }
 
     /// The fault of an execute breakpoint on an instruction.
@@ -127,10 +173,19 @@ impl Machine {
         if options.processor == Processor::Real {
             return hit::trap(&cpu.bank.hardware, part, insn, &options);
         }
-        // An instruction that reads and writes is one access that does both.
-        let written = matches!(insn, Insn::Xchg | Insn::Cmpxchg);
-        let part = part.map(|access| if written { Access { what: What::Store, ..access } } else { access });
-        let armed = part.map_or(0, |access| cpu.watchpoints.trip(&cpu.bank.hardware, access).armed);
+        let mut trip = |access| cpu.watchpoints.trip(&cpu.bank.hardware, access).armed;
+        let armed = part.map_or(0, |access| {
+            if !matches!(insn, Insn::Xchg | Insn::Cmpxchg) {
+                return trip(access);
+            }
+            // One access that does both; or, if it is not aligned, two.
+            let read = if access.address.is_multiple_of(access.bytes) {
+                0
+            } else {
+                trip(Access { what: What::Load, ..access })
+            };
+            if read == 0 { trip(Access { what: What::Store, ..access }) } else { read }
+        });
         let stepped = if insn == Insn::PopfTf { Dr6::BS } else { 0 };
         let happens = armed != 0 || stepped != 0 || insn == Insn::Icebp;
         happens.then(|| Exception { events: u64::from(armed) | stepped, is_fault: false })

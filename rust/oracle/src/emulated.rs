@@ -15,8 +15,11 @@ const FUNCTIONS: [&str; 8] = [
     "exc_nmi",
 ];
 
-/// The number of no line.
+/// The number of no line: [`mark_blind`].
 pub(crate) const BLIND: u64 = u64::MAX;
+
+/// The number of no line: [`mark_shared`].
+pub(crate) const SHARED: u64 = u64::MAX - 1;
 
 /// Marks the log: what comes from now on belongs to this line of the scenario; 0 is none of them.
 pub(crate) fn mark_line(number: u32) {
@@ -26,6 +29,11 @@ pub(crate) fn mark_line(number: u32) {
 /// Marks the log: the line was not performed, nor will any other be.
 pub(crate) fn mark_blind() {
     say(0, BLIND);
+}
+
+/// Marks the log: for this line the driver has let others onto the scenario's CPU.
+pub(crate) fn mark_shared() {
+    say(0, SHARED);
 }
 
 /// Has the entries of functions logged, each by its name in the kernel and its address (`/proc/kallsyms`). Whatever has

@@ -46,7 +46,11 @@ impl Likeness {
     pub(crate) fn scenario(self, scenario: &Scenario) -> Scenario {
         let mut scenario = scenario.clone();
         scenario.policies.clear();
-        scenario.options.processor = self.processor;
+        if self.processor == Processor::Tcg {
+            scenario.options.processor = Processor::Tcg;
+            // CPUID.8000000AH:EDX: the emulator has none.
+            scenario.options.decode_assists = false;
+        }
         scenario
     }
 

@@ -11,7 +11,7 @@ use debugreg_model::scenario::{Expectation, Line, Scenario, Session};
 use debugreg_model::{CpuId, Event, Outcome, Probe, Step, TaskId};
 use debugreg_trace::steps::{self, MarkName, What};
 
-use crate::emulated::BLIND;
+use crate::emulated::{BLIND, SHARED};
 use crate::report::{Report, StepReport};
 use crate::{Error, Likeness, rehearse};
 
@@ -41,6 +41,8 @@ struct Logged {
     moves: Vec<Mov>,
     /// Whether the CPU went from one task to another.
     switched: bool,
+    /// Whether others were there than the scenario knows.
+    shared: bool,
 }
 
 /// Adds to a report what a log says, and lets each line fail whose instructions are not the model's.
@@ -59,7 +61,7 @@ pub fn compare_moves(report: &mut Report, parsed: &Scenario, likeness: Likeness,
         let Some(logged) = logged.get(&line.number) else { break };
         step.moves = logged.moves.iter().map(ToString::to_string).collect();
         let Some(before) = session.take() else { continue };
-        let comparable = step.observed.is_some() && is_comparable(line, &before);
+        let comparable = step.observed.is_some() && is_comparable(line, logged);
         let Some(told) = predict(&before, line, logged, comparable) else { continue };
         if comparable {
             report.moves += logged.moves.len() as u64;
@@ -72,15 +74,9 @@ pub fn compare_moves(report: &mut Report, parsed: &Scenario, likeness: Likeness,
     Ok(())
 }
 
-/// How often one access of the kernel raises #DB depends on its copy routine; and where nobody runs, the driver lets
-/// tracees run that are to be stopped.
-fn is_comparable(line: &Line, before: &Session) -> bool {
-    let is_idle = before.machine.cpu(CpuId(0)).running == TaskId::IDLE;
-    match line.event {
-        Event::TaskAccess { kernel, .. } => !kernel,
-        Event::PtracePoke { .. } | Event::PtracePeek { .. } | Event::Detach { .. } => !is_idle,
-        _ => true,
-    }
+/// How often one access of the kernel raises #DB depends on its copy routine.
+fn is_comparable(line: &Line, logged: &Logged) -> bool {
+    !logged.shared && !matches!(line.event, Event::TaskAccess { kernel: true, .. })
 }
 
 fn list(moves: &[Mov]) -> String {
@@ -99,6 +95,10 @@ fn logged(log: &[u8]) -> Result<HashMap<u32, Logged>, Error> {
             What::Mark { name: MarkName::Line, rdi: BLIND } => {
                 lines.remove(&current);
                 break;
+            }
+            What::Mark { name: MarkName::Line, rdi: SHARED } => {
+                lines.entry(current).or_default().shared = true;
+                continue;
             }
             What::Mark { name: MarkName::Line, rdi } => {
                 current = rdi as u32;
@@ -167,9 +167,9 @@ fn agree(observed: &str, expected: &str) -> bool {
 }
 
 /// What the model says of a line. If the log has switches, the model is told of them: the task that runs was away before
-/// the event, during it, or after it, whatever fits the log.
+/// the event, during it, or after it, whatever fits the log. If it made room for others, it was away during it.
 fn predict(before: &Session, line: &Line, logged: &Logged, comparable: bool) -> Option<Told> {
-    let told = perform(before, line, 0, false, 0)?;
+    let told = perform(before, line, 0, logged.shared, 0)?;
     if !logged.switched || !comparable || told.moves == logged.moves {
         return Some(told);
     }

@@ -137,6 +137,9 @@ impl World {
             }
             emulated::mark_line(line.number);
             seen.push(performance.line(scenario, line)?);
+            if performance.tasks.was_shared() {
+                emulated::mark_shared();
+            }
             if performance.blind.is_some() {
                 emulated::mark_blind();
             }

@@ -82,6 +82,10 @@ pub(crate) struct Tasks<'w> {
     pub(crate) inside: Option<Inside>,
     /// Whether events may ask for SIGTRAP.
     signals: bool,
+    /// The task that the driver has let onto the scenario's CPU although it does not run there.
+    visitor: Option<usize>,
+    /// Whether there was one since [`Tasks::was_shared`] was asked last, or the task that runs there made room for a while.
+    shared: bool,
 }
 
 impl<'w> Tasks<'w> {
@@ -95,8 +99,18 @@ impl<'w> Tasks<'w> {
         let forks = scenario.lines.iter().filter(|line| matches!(line.event, Event::Fork { .. })).count();
         let asks = |event: &Event| matches!(event, Event::PerfEventOpen { attr, .. } if attr.sigtrap);
         let signals = scenario.lines.iter().any(|line| asks(&line.event));
-        let (all, running) = (vec![None], [None; 2]);
-        let mut tasks = Tasks { world, going, all, running, busy, forked: false, inside: None, signals };
+        let mut tasks = Tasks {
+            world,
+            going,
+            all: vec![None],
+            running: [None; 2],
+            busy,
+            forked: false,
+            inside: None,
+            signals,
+            visitor: None,
+            shared: false,
+        };
         tasks.all.resize_with(scenario.tasks.len() + forks + 1, || None);
         if busy {
             tasks.world.move_init(0, tasks.going)?;
@@ -122,6 +136,11 @@ impl<'w> Tasks<'w> {
     /// The number that the kernel has for it.
     pub(crate) fn kernel_cpu(&self, cpu: debugreg_model::CpuId) -> u64 {
         self.world.cpus[self.place(cpu)] as u64
+    }
+
+    /// Whether others than the scenario knows were on its CPU, since this was asked last.
+    pub(crate) fn was_shared(&mut self) -> bool {
+        std::mem::replace(&mut self.shared, self.visitor.is_some())
     }
 
     pub(crate) fn task(&self, id: usize) -> &Task {
@@ -237,6 +256,7 @@ impl<'w> Tasks<'w> {
         let pinned = Message::call(libc::SYS_sched_setaffinity, &[pid, 128, payload(0)]).with(0, &mask);
         self.world.init(&pinned, self.going)?;
         self.task_mut(id).at = at;
+        self.visitor = self.visitor.filter(|&visitor| visitor != id);
         Ok(())
     }
 
@@ -355,6 +375,7 @@ impl<'w> Tasks<'w> {
         if previous.is_none() {
             self.world.quiesce(place, self.going)?;
         }
+        self.visitor = self.visitor.filter(|&visitor| Some(visitor) != next);
         if let Some(next) = next {
             self.world.pairs[next - 1].0.send(&spin(true))?;
         }
@@ -560,6 +581,9 @@ impl<'w> Tasks<'w> {
             if !self.is_running(tracee) {
                 let at = if self.is_running(tracer) || self.running[1].is_some() { self.world.helper } else { 1 };
                 self.pin(tracee, at)?;
+                if at == 1 {
+                    (self.visitor, self.shared) = (Some(tracee), true);
+                }
             }
             return Ok(());
         }
@@ -604,6 +628,7 @@ impl<'w> Tasks<'w> {
         // Two who are not running share a CPU while a third is busy on the other: that one makes room.
         let third = self.running[1].filter(|&third| self.busy && self.forked && third != tracer && third != tracee);
         if third.is_some() {
+            self.shared = true;
             self.switch(1, None)?;
         }
         self.apart(tracer, tracee)?;

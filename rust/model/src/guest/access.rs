@@ -5,7 +5,7 @@ use debugreg::trip::Access;
 
 use crate::VcpuId;
 use crate::event::{Insn, Misuse, Outcome};
-use crate::hit::{Exception, fault, parts, trap};
+use crate::hit::{Exception, parts};
 use crate::machine::Machine;
 use crate::step::Probe;
 
@@ -32,19 +32,22 @@ impl Machine {
         // MOV SS holds the next instruction's fault off on Intel (SDM vol. 3, "Masking Exceptions and Interrupts When
         // Switching Stacks"), on AMD it does not.
         let held_off = behind_mov_ss && !self.is_amd();
-        if let Some(exception) = fault(&self.cpu(cpu).bank.hardware, access, &self.options).filter(|_| !held_off) {
+        if let Some(exception) = self.fault(cpu, access).filter(|_| !held_off) {
             first = Some(self.guest_db(id, cpu, exception, probe));
         }
         for part in parts(access, insn) {
             if self.cpu(cpu).guest != Some(id) {
                 break;
             }
-            let trapped = trap(&self.cpu(cpu).bank.hardware, part, insn, &self.options);
+            let trapped = self.trap(cpu, part, insn);
             // TF is set for every instruction while a debugger single-steps, whether the guest has set it or not.
             let stepped = self.vcpu(id).is_stepped().then_some(Exception { events: Dr6::BS, is_fault: false });
             if let Some(exception) = trapped.into_iter().chain(stepped).reduce(merge) {
                 let outcome = self.guest_db(id, cpu, exception, probe);
                 first.get_or_insert(outcome);
+                if self.is_tcg() {
+                    break;
+                }
             }
         }
         Ok(first.unwrap_or_else(Outcome::nothing))

@@ -28,7 +28,8 @@ impl Machine {
         probe: &mut P,
     ) -> Outcome {
         let Exception { events, is_fault } = exception;
-        if !self.vcpu(id).debugger_intercepts_db() && !self.policy.intercepts_db(self.options.vendor) {
+        let goes_past = self.is_tcg() && events == 0;
+        if goes_past || !self.vcpu(id).debugger_intercepts_db() && !self.policy.intercepts_db(self.options.vendor) {
             for registers in [&mut self.cpus[cpu.index()].bank.hardware, &mut self.vcpus[id.index()].own] {
                 registers.dr6 = raised(registers.dr6, events);
                 registers.dr7 &= !Dr7::GD;

@@ -16,11 +16,12 @@ use crate::policy::hooks::World;
 use crate::{CpuId, VcpuId};
 
 impl Machine {
-    pub(super) fn hardware_entry(&mut self, id: VcpuId, cpu: CpuId) {
+    pub(super) fn hardware_entry(&mut self, id: VcpuId, on: CpuId) {
         let (world, is_amd) = (self.policy.world(), self.is_amd());
-        let cpu = &mut self.cpus[cpu.index()];
+        let cpu = &mut self.cpus[on.index()];
         let vcpu = &mut self.vcpus[id.index()];
         let hardware = &mut cpu.bank.hardware;
+        let host = *hardware;
         match world {
             World::Virtualised => {
                 hardware.dr7 = vcpu.vmcs.dr7 | Dr7::FIXED;
@@ -39,13 +40,15 @@ impl Machine {
             }
         }
         cpu.guest = Some(id);
+        self.emulate_entry(on, host);
     }
 
-    pub(super) fn hardware_exit(&mut self, id: VcpuId, cpu: CpuId) {
+    pub(super) fn hardware_exit(&mut self, id: VcpuId, on: CpuId) {
         let (world, is_amd) = (self.policy.world(), self.is_amd());
-        let cpu = &mut self.cpus[cpu.index()];
+        let cpu = &mut self.cpus[on.index()];
         let vcpu = &mut self.vcpus[id.index()];
         let hardware = &mut cpu.bank.hardware;
+        let guest = *hardware;
         match world {
             World::Virtualised => {
                 vcpu.vmcs.dr7 = hardware.dr7;
@@ -68,5 +71,6 @@ impl Machine {
             }
         }
         cpu.guest = None;
+        self.emulate_exit(on, guest);
     }
 }

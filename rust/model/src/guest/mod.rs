@@ -83,10 +83,9 @@ impl Machine {
     /// Sets a guest register as a trace shows that the guest itself did, whether or not the access exits.
     pub fn observe_guest_dr(&mut self, id: VcpuId, dr: Dr, value: u64) {
         let cpu = self.task(self.vcpu(id).task).cpu;
-        let value = fixed(dr, value);
-        self.vcpus[id.index()].own.set(dr, value);
+        self.vcpus[id.index()].own.set(dr, fixed(dr, value));
         if self.cpu(cpu).guest == Some(id) {
-            self.cpus[cpu.index()].bank.hardware.set(dr, value);
+            self.write_hardware(cpu, dr, value);
         }
     }
 

@@ -61,16 +61,13 @@ impl Machine {
         let intercepted = self.mov_dr_exits(id, number, write.is_some());
         let world = self.policy.world();
         let exits_first = intercepted && (self.options.vendor == Vendor::Intel || world == World::Software);
-        if !exits_first {
-            let dr7 = self.cpu(cpu).bank.hardware.dr7;
-            match mov_dr_fault(dr, write, cpl, dr7) {
-                Some(Vector::Debug) => {
-                    let exception = Exception { events: Dr6::BD, is_fault: true };
-                    return Ok(self.guest_db(id, cpu, exception, probe));
-                }
-                Some(vector) => return Ok(self.exception(id, cpu, vector)),
-                None => {}
-            }
+        // The emulator looks at GD and the value afterwards.
+        let exits_early = intercepted && self.is_tcg() && cpl == 0;
+        if !exits_first
+            && !exits_early
+            && let Some(outcome) = self.mov_dr_fault_found_by_hardware(id, cpu, dr, write, cpl, probe)
+        {
+            return Ok(outcome);
         }
         if intercepted && world == World::SevEs {
             return Ok(self.remembered_dr7(id, cpu, write));
@@ -94,16 +91,35 @@ impl Machine {
                 });
             }
             self.enter(id, cpu, probe);
+            if exits_early && let Some(outcome) = self.mov_dr_fault_found_by_hardware(id, cpu, dr, write, cpl, probe) {
+                return Ok(outcome);
+            }
         }
         // Not intercepted, or the window is open: the instruction runs natively.
         Ok(match write {
             Some(value) => {
-                let value = fixed(dr, value);
-                self.cpus[cpu.index()].bank.hardware.set(dr, value);
-                self.vcpus[id.index()].own.set(dr, value);
+                self.write_hardware(cpu, dr, value);
+                self.vcpus[id.index()].own.set(dr, self.cpus[cpu.index()].bank.hardware.get(dr));
                 Outcome::Ok
             }
             None => Outcome::Value(self.cpu(cpu).bank.hardware.get(dr)),
+        })
+    }
+
+    /// What the processor checks of a MOV DR.
+    fn mov_dr_fault_found_by_hardware<P: Probe>(
+        &mut self,
+        id: VcpuId,
+        cpu: CpuId,
+        dr: Dr,
+        write: Option<u64>,
+        cpl: u8,
+        probe: &mut P,
+    ) -> Option<Outcome> {
+        let dr7 = self.cpu(cpu).bank.hardware.dr7;
+        mov_dr_fault(dr, write, cpl, dr7).map(|vector| match vector {
+            Vector::Debug => self.guest_db(id, cpu, Exception { events: Dr6::BD, is_fault: true }, probe),
+            vector => self.exception(id, cpu, vector),
         })
     }
 
