@@ -97,10 +97,17 @@ def test_skip_free_is_kept_on_every_occasion(policy, occasions):
     assert (law.occasions, law.failures, law.first) == (occasions, 0, None)
 
 
+# The trace's guest is one of KVM's: a protected one keeps its registers to itself, and peers know other windows.
+OTHER_GUESTS = {"tdx", "sev-es", "sev-es-debugswap", "bhyve", "xen", "virtualbox", "none"}
+
+
 def test_every_policy_of_perf_keeps_host_and_guest_apart():
     for row in dr.policies():
+        if row.name in OTHER_GUESTS:
+            continue
         replay = one(shipped_trace(), row.name)
-        assert replay.apart == (row.host == "perf"), row.name
+        # H-02: 3.15 loads what a debugger, or the guest before its window, had.
+        assert replay.apart == (row.host == "perf" and row.name != "linux-3.15"), row.name
         assert [law.law for law in replay.observed] == [
             "host-armed",
             "guest-armed",
@@ -317,10 +324,10 @@ def test_without_a_steps_file_the_steps_are_not_scored(trace_lines, write_trace,
     assert "without a steps file" in cli("replay", "--verify", trace).stdout
 
 
-@pytest.mark.parametrize("policy", [row.name for row in dr.policies()])
+@pytest.mark.parametrize("policy", [row.name for row in dr.policies() if row.name not in OTHER_GUESTS])
 def test_what_would_have_trapped_but_shows_in_no_line_makes_a_lower_bound(policy, trace_lines, write_trace, cli):
-    # Kernels before 3.15 and both policies of the mail trap each MOV DR of a guest; the later ones trap the first.
-    traps_each = policy in {"linux-2.6.30", "linux-2.6.33", "perf-sched", "skip"}
+    # Kernels before 3.15, both policies of the mail and PVM trap each MOV DR of a guest; the later ones trap the first.
+    traps_each = policy in {"linux-2.6.30", "linux-2.6.32", "linux-2.6.33", "perf-sched", "skip", "pvm"}
     trace = write_trace(trace_lines)
     replay, known = one(trace, policy), one(shipped_trace(), policy)
     assert (replay.lower_bound, known.lower_bound) == (traps_each, False)

@@ -43,7 +43,7 @@ def policies() -> list[PolicyRow]:
 
     Example:
         >>> [row.name for row in policies()][:2]
-        ['linux-2.6.30', 'linux-2.6.33']
+        ['linux-2.6.30', 'linux-2.6.32']
     """
     rows = _core.policies()
     return [
