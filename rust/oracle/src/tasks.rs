@@ -67,6 +67,7 @@ pub(crate) struct Inside {
 }
 
 /// The tasks, on a world.
+#[allow(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub(crate) struct Tasks<'w> {
     pub(crate) world: &'w mut World,
     pub(crate) going: &'w mut Going<'w>,
