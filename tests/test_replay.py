@@ -378,6 +378,87 @@ def test_what_happened_to_counters_from_before_the_trace_is_undetermined_and_no_
     assert replay.undetermined
 
 
+@pytest.fixture
+def write_cut(trace_lines, write_trace):
+    """Return a function that writes a part of the shipped trace, under its header and beside all of its steps."""
+
+    def write(first, last=None):
+        header = [line for line in trace_lines[:20] if line.startswith("#")]
+        trace = write_trace([*header, *trace_lines[first - 1 : last]], "cut.txt")
+        trace.with_name("cut.steps.gz").write_bytes(STEPS.read_bytes())
+        return trace
+
+    return write
+
+
+CUTS = {
+    5000: {
+        "install": (72, 652),
+        "uninstall": (72, 654),
+        "restore": (1365, 396),
+        "sync": (418, 0),
+        "step": (23994, 8839),
+    },
+    18000: {"install": (62, 0), "uninstall": (62, 0), "restore": (209, 0), "sync": (104, 0), "step": (1960, 3750)},
+}
+"""By first line: how many of what are scored, and how many are not determined."""
+
+
+@pytest.mark.parametrize("first", CUTS)
+def test_of_a_trace_without_its_head_what_is_known_is_right_to_every_step(first, write_cut):
+    replay = one(write_cut(first), verify=True)
+    assert replay.verify
+    assert replay.verify.differences == ()
+    for name, (known, undetermined) in CUTS[first].items():
+        score = getattr(replay.verify, name)
+        assert score.exact, name
+        assert score.observed >= known, name
+        assert score.observed + score.undetermined == known + undetermined, name
+    assert {reason for _, reason in replay.undetermined if "no line" in reason}
+
+
+def test_what_is_undetermined_is_counted_apart_and_listed(cli, cli_json, write_cut):
+    trace = write_cut(5000)
+    (document,) = cli_json("replay", "--verify", trace)
+    verify = document["verify"]
+    assert list(verify["step"]) == ["predicted", "observed", "matched"]
+    assert verify["undetermined_counts"]["install"] == CUTS[5000]["install"][1]
+    listed = verify["undetermined"]
+    assert all(list(entry) == ["line", "reason"] for entry in listed)
+    assert [entry["line"] for entry in listed] == sorted(entry["line"] for entry in listed)
+    by_task = [entry["line"] for entry in listed if entry["reason"].startswith("task 1 ")]
+    page = cli("replay", "--verify", trace, COLUMNS="200").stdout
+    assert re.search(r"install +72 +72 +72 +100.00% +652\n", page)
+    place = f"undetermined, {len(by_task):,} lines from {by_task[0]} to {by_task[-1]}"
+    assert f"{place}: task 1 has a breakpoint that no line asks for\n" in page
+    assert "(--json lists each line)" in page
+
+
+def test_a_whole_trace_has_no_column_for_what_is_undetermined(cli):
+    page = cli("replay", "--verify", shipped_trace(), COLUMNS="200").stdout
+    assert "undetermined" not in page
+
+
+@pytest.mark.parametrize(("first", "last"), [(5000, 18000), (100, 5000), (9000, 21000)])
+def test_steps_are_tied_to_a_trace_without_head_and_tail(first, last, write_cut):
+    replay = one(write_cut(first, last), verify=True)
+    assert replay.verify
+    assert replay.verify.step.exact
+    assert replay.verify.step.observed > 1000
+
+
+def test_steps_that_cannot_be_tied_are_named_and_not_compared(cli, write_cut):
+    # An entry after the other: there are hundreds of places for these lines.
+    trace = write_cut(1000, 1200)
+    replay = one(trace, verify=True)
+    assert replay.verify
+    assert replay.verify.step is None
+    assert "cannot be tied" in dict(replay.undetermined)[0]
+    page = cli("replay", "--verify", trace, COLUMNS="200").stdout
+    assert "nothing differs; the single MOV DR were not compared\n" in page
+    assert "undetermined: the steps file cannot be tied to the lines" in page
+
+
 @pytest.mark.parametrize("first", range(100, 24000, 797))
 def test_a_trace_may_begin_anywhere(first, trace_lines, write_trace):
     replay = one(write_trace(trace_lines[first - 1 :]), verify=True)

@@ -28,7 +28,8 @@ _SHOWN = 10
     "--verify",
     is_flag=True,
     help="Predict from the input lines alone what the kernel did, and compare with the trace's truth lines and, "
-    "where NAME.steps.gz lies beside it, with every MOV DR and its value.",
+    "where NAME.steps.gz lies beside it, with every MOV DR and its value. What the trace does not determine is counted "
+    "apart.",
 )
 def replay(
     *,
@@ -101,7 +102,7 @@ def _undetermined(one: Replay) -> list[RenderableType]:
     for line, reason in one.undetermined:
         lines.setdefault(reason, []).append(line)
     reasons = sorted(lines.items(), key=lambda item: (-len(item[1]), item[1]))
-    parts: list[RenderableType] = [f"undetermined, {_places(at)}: {reason}" for reason, at in reasons[:_SHOWN]]
+    parts: list[RenderableType] = [f"undetermined{_places(at)}: {reason}" for reason, at in reasons[:_SHOWN]]
     if len(lines) > _SHOWN:
         parts.append(f"and for {len(lines) - _SHOWN:,} more reasons")
     if any(len(at) > 1 for at in lines.values()) or len(lines) > _SHOWN:
@@ -111,8 +112,8 @@ def _undetermined(one: Replay) -> list[RenderableType]:
 
 def _places(lines: list[int]) -> str:
     if lines == [0]:
-        return "all lines"
-    return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines):,} lines from {lines[0]} to {lines[-1]}"
+        return ""
+    return f", line {lines[0]}" if len(lines) == 1 else f", {len(lines):,} lines from {lines[0]} to {lines[-1]}"
 
 
 def _numbers(counts: dict[str, int], prefix: str = "") -> list[str]:

@@ -62,7 +62,7 @@ impl Stranger {
 /// What a trace does not show.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Unseen {
-    /// From which line to which something may have been set unseen, in the order of the second.
+    /// From which line to which something may have been set unseen, in the order of the lines that tell of it.
     pub(crate) spans: Vec<(u32, u32)>,
     /// Who is known to have something of which the lines do not tell what.
     pub(crate) holders: Vec<Stranger>,
@@ -78,23 +78,13 @@ struct Life {
     is_gone: bool,
 }
 
-/// Finds the strangers among what was done and not predicted.
+/// Finds the strangers.
 pub(crate) fn find(cpus: &[Vec<Compared<'_>>], trace: &Trace, unseen: &Unseen) -> Vec<Stranger> {
-    let mut surplus: Vec<Surplus<'_>> = cpus.iter().flatten().filter_map(|window| Surplus::of(window)).collect();
     let mut strangers = unseen.holders.clone();
-    strangers.extend(exiting(&surplus, &trace.exiting));
-    surplus.retain(|surplus| !strangers.iter().any(|stranger| stranger.bears_on(surplus.row)));
-    if !unseen.spans.is_empty() {
-        let mut lives = lives(&surplus);
-        strangers.extend(lives.iter().filter_map(|(&(who, _), life)| stranger(who, life, cpus, unseen)));
-        // A refresh says that something is set, and not whose it is.
-        lives.clear();
-        for Surplus { row, .. } in surplus.iter().filter(|surplus| surplus.refreshes) {
-            if !strangers.iter().any(|stranger| stranger.bears_on(row)) {
-                live(&mut lives, (Who::Cpu(row.cpu), 0), row, false);
-            }
-        }
-        strangers.extend(lives.iter().filter_map(|(&(who, _), life)| stranger(who, life, cpus, unseen)));
+    let surplus: Vec<Surplus<'_>> = cpus.iter().flatten().filter_map(|window| Surplus::of(window)).collect();
+    if !surplus.is_empty() {
+        strangers.extend(exiting(cpus, &trace.exiting));
+        seen(&mut strangers, surplus, cpus, unseen);
     }
     // A task takes its breakpoints with it.
     for stranger in &mut strangers {
@@ -106,15 +96,42 @@ pub(crate) fn find(cpus: &[Vec<Compared<'_>>], trace: &Trace, unseen: &Unseen) -
     strangers
 }
 
-/// Tasks that are seen to give breakpoints up while they run, and may be exiting.
-fn exiting(surplus: &[Surplus<'_>], since: &HashMap<i32, u32>) -> Vec<Stranger> {
+/// Adds those that are seen where something was done and not predicted.
+fn seen(strangers: &mut Vec<Stranger>, mut surplus: Vec<Surplus<'_>>, cpus: &[Vec<Compared<'_>>], unseen: &Unseen) {
+    let stranger = |(&(who, _), life): (&(Who, u64), &Life)| stranger(who, life, cpus, unseen);
+    surplus.retain(|surplus| !strangers.iter().any(|stranger| stranger.bears_on(surplus.row)));
+    strangers.extend(lives(&surplus).iter().filter_map(stranger));
+    // A refresh says that something is set, and not whose it is.
+    surplus.retain(|surplus| surplus.refreshes && !strangers.iter().any(|stranger| stranger.bears_on(surplus.row)));
+    let mut lives = Lives::new();
+    for Surplus { row, .. } in &surplus {
+        live(&mut lives, (Who::Cpu(row.cpu), 0), row, false);
+    }
+    strangers.extend(lives.iter().filter_map(stranger));
+}
+
+/// Tasks that are seen to give up, while they run, what by the lines they have, and may be exiting.
+fn exiting(cpus: &[Vec<Compared<'_>>], since: &HashMap<i32, u32>) -> Vec<Stranger> {
     let mut exiting: BTreeMap<i32, u32> = BTreeMap::new();
-    for Surplus { row, balance, refreshes, .. } in surplus {
-        let runs = if let Input::Switch { next, .. } = row.input { next } else { row.pid };
-        let may_exit = since.get(&runs).is_some_and(|&since| since <= row.line);
-        if may_exit && !refreshes && !balance.is_empty() && balance.values().all(|&balance| balance < 0) {
-            let from = exiting.entry(runs).or_insert(row.line);
-            *from = row.line.min(*from);
+    for windows in cpus {
+        // By address: how many are in registers, by the lines.
+        let mut active: HashMap<u64, i32> = HashMap::new();
+        for window in windows {
+            for done in window.predicted() {
+                match done {
+                    Done::Install(address) => *active.entry(address).or_default() += 1,
+                    Done::Uninstall(address) => *active.entry(address).or_default() -= 1,
+                    Done::Restore | Done::Sync => {}
+                }
+            }
+            let Some(Surplus { row, balance, refreshes: false, .. }) = Surplus::of(window) else { continue };
+            let runs = if let Input::Switch { next, .. } = row.input { next } else { row.pid };
+            let may_exit = since.get(&runs).is_some_and(|&since| since <= row.line);
+            let has = |address| active.get(address).is_some_and(|&active| active > 0);
+            if may_exit && balance.iter().all(|(address, &balance)| balance < 0 && has(address)) {
+                let from = exiting.entry(runs).or_insert(row.line);
+                *from = row.line.min(*from);
+            }
         }
     }
     exiting.into_iter().map(|(pid, from)| Stranger { who: Who::Exiting(pid), from, to: u32::MAX }).collect()

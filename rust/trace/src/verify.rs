@@ -108,7 +108,7 @@ impl std::fmt::Display for Reason {
             names.collect::<Vec<_>>().join(", ")
         };
         match *self {
-            Reason::Before => f.write_str("it comes before the first line of its CPU"),
+            Reason::Before => f.write_str("what comes before the first line of its CPU"),
             Reason::Stranger(who) => who.fmt(f),
             Reason::Sync => f.write_str("no line tells whether the guest had its registers, or a debugger, before"),
             Reason::Load => f.write_str("no line tells what the guest, or its debugger, set before"),
@@ -137,7 +137,7 @@ impl Compared<'_> {
         self.row.map_or(0, |row| row.line)
     }
 
-    fn predicted(&self) -> impl Iterator<Item = Done> + '_ {
+    pub(crate) fn predicted(&self) -> impl Iterator<Item = Done> + '_ {
         self.items.iter().filter_map(|item| match item {
             Item::Done(done) => Some(*done),
             _ => None,

@@ -133,7 +133,7 @@ fn as_much_is_determined_as_was_measured() {
 #[test]
 fn the_less_is_cut_the_more_is_determined() {
     const HIDDEN: u64 = 30;
-    for (run, by) in [(&*PHASES, 1000), (&*CORNERS, 100)] {
+    for (run, by) in [(&*PHASES, 2000), (&*CORNERS, 100)] {
         let mut before: Option<[u64; 5]> = None;
         for from in (run.header() + 1..run.lines.len()).step_by(by) {
             let now = scored(&assert_sound(&run.tied(from)));
@@ -147,7 +147,7 @@ fn the_less_is_cut_the_more_is_determined() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_long_trace_is_right_wherever_it_begins(from in 12..24036_usize) {

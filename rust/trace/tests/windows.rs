@@ -1,4 +1,4 @@
-//! Rows that act elsewhere than where they stand, on traces small enough to read.
+//! Rows that act elsewhere than where they stand, and what lines leave open, on traces small enough to read.
 
 use debugreg_model::{Options, Policy};
 use debugreg_trace::{Trace, Verify, replay};
@@ -98,4 +98,177 @@ fn a_wrong_truth_is_noticed_with_its_line() {
     let first = &verify.differences[0];
     assert_eq!((first.line, first.cpu), (2, 0));
     assert_eq!((&*first.predicted, &*first.observed), ("install 0x1000", "install 0x2000"));
+}
+
+const INSTALL: &str = "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x1000 type=2 len=8";
+const UNINSTALL: &str = "uninstall: (arch_uninstall_hw_breakpoint+0x4/0xe0) addr=0x1000";
+
+/// What is not determined: the lines, and part of the reason.
+fn undetermined(verify: &Verify) -> Vec<(u32, &str)> {
+    verify.undetermined.iter().map(|(line, reason)| (*line, &**reason)).collect()
+}
+
+#[test]
+fn a_breakpoint_from_before_is_undetermined_until_it_goes() {
+    let text = [
+        switch(0, "<idle>-0", "old-7"),
+        line("old-7", 0, INSTALL),
+        switch(0, "old-7", "<idle>-0"),
+        line("<idle>-0", 0, UNINSTALL),
+        switch(0, "<idle>-0", "old-7"),
+        line("old-7", 0, INSTALL),
+        line("old-7", 0, "sys_close(fd: 3)"),
+        line("old-7", 0, UNINSTALL),
+        line("old-7", 0, &open(0, -1, 0x2000)),
+        line("old-7", 0, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x2000 type=2 len=8"),
+        line("old-7", 0, "sys_perf_event_open -> 0x3"),
+    ];
+    let verify = verify(&text.concat());
+    assert!(verify.is_exact(), "{verify:#?}");
+    assert_eq!((verify.install.observed, verify.install.undetermined), (1, 2));
+    assert_eq!((verify.uninstall.observed, verify.uninstall.undetermined), (0, 2));
+    let why = "task 7 has a breakpoint that no line asks for";
+    assert_eq!(undetermined(&verify), [(1, why), (3, why), (5, why), (7, why)]);
+}
+
+#[test]
+fn a_breakpoint_that_was_not_there_before_is_a_difference() {
+    let text = [
+        switch(0, "<idle>-0", "old-7"),
+        switch(0, "old-7", "<idle>-0"),
+        switch(0, "<idle>-0", "old-7"),
+        line("old-7", 0, INSTALL),
+    ];
+    let before = verify(&text.concat());
+    assert!(!before.is_exact());
+    assert_eq!((before.differences[0].line, before.undetermined), (3, vec![]));
+    // Unless a line between tells that something is switched on, and not what.
+    let text = [&text[..2], &[line("gdb-8", 1, "sys_ioctl(fd: 9, cmd: 2400, arg: 0)")], &text[2..]].concat();
+    let verify = verify(&text.concat());
+    assert!(verify.is_exact(), "{verify:#?}");
+    assert_eq!(undetermined(&verify), [(4, "task 7 has a breakpoint that no line asks for")]);
+}
+
+#[test]
+fn a_known_breakpoint_that_does_not_come_is_a_difference_whatever_else_comes() {
+    let text = [
+        switch(0, "<idle>-0", "old-7"),
+        line("old-7", 0, &open(0, -1, 0x2000)),
+        line("old-7", 0, INSTALL),
+        line("old-7", 0, "sys_perf_event_open -> 0x3"),
+    ];
+    let verify = verify(&text.concat());
+    assert_eq!(verify.differences[0].line, 2, "{verify:#?}");
+    assert_eq!(
+        (&*verify.differences[0].predicted, &*verify.differences[0].observed),
+        ("install 0x2000", "install 0x1000")
+    );
+}
+
+#[test]
+fn an_exit_may_be_on_its_way_when_the_trace_ends() {
+    let opened = [
+        switch(0, "<idle>-0", "old-7"),
+        line("old-7", 0, &open(0, -1, 0x1000)),
+        line("old-7", 0, INSTALL),
+        line("old-7", 0, "sys_perf_event_open -> 0x3"),
+        line("old-7", 0, UNINSTALL),
+    ];
+    let preempted = switch(0, "old-7", "other-9").replace("prev_state=R", "prev_state=R+");
+    let verify_with = |end: String| verify(&(opened.concat() + &preempted + &end));
+    let cut = verify_with(String::new());
+    assert!(cut.is_exact(), "{cut:#?}");
+    let why = "task 7 gives its breakpoints up, and no line tells why";
+    assert_eq!(undetermined(&cut), [(4, why), (6, why)]);
+    // The line that tells why.
+    let exit = line("old-7", 0, "sched_process_exit: comm=old pid=7 prio=120");
+    let whole = verify_with(switch(0, "other-9", "old-7") + &exit);
+    assert!(whole.is_exact() && whole.undetermined.is_empty(), "{whole:#?}");
+    assert_eq!(whole.uninstall.observed, 1);
+    // Who sleeps does not exit.
+    let asleep = switch(0, "old-7", "other-9").replace("prev_state=R", "prev_state=S");
+    assert!(!verify(&(opened.concat() + &asleep + &switch(0, "other-9", "<idle>-0"))).is_exact());
+}
+
+#[test]
+fn what_a_tracer_left_in_a_register_is_not_known() {
+    let text = [
+        switch(0, "<idle>-0", "gdb-8"),
+        line("gdb-8", 0, "sys_ptrace(request: 6, pid: 7, addr: 388, data: d0001)"),
+        line("gdb-8", 0, "sys_ptrace -> 0x0"),
+        switch(0, "gdb-8", "old-7"),
+        line("old-7", 0, INSTALL),
+    ];
+    let unknown = verify(&text.concat());
+    assert!(unknown.is_exact(), "{unknown:#?}");
+    assert_eq!(undetermined(&unknown), [(4, "task 7 has a breakpoint that no line asks for")]);
+    let address = line("gdb-8", 0, "sys_ptrace(request: 6, pid: 7, addr: 350, data: 1000)");
+    let known = verify(&[&text[..1], &[address, text[2].clone()], &text[1..]].concat().concat());
+    assert!(known.is_exact() && known.undetermined.is_empty(), "{known:#?}");
+    assert_eq!(known.install.observed, 1);
+}
+
+#[test]
+fn what_a_counter_is_changed_into_may_not_be_read() {
+    let text = [
+        switch(0, "<idle>-0", "old-7"),
+        line("old-7", 0, &open(0, -1, 0x2000)),
+        line("old-7", 0, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x2000 type=2 len=8"),
+        line("old-7", 0, "sys_perf_event_open -> 0x3"),
+        line(
+            "old-7",
+            0,
+            "bp_modify: (syscalls.sys_enter_ioctl) fd=3 cmd=0x4008240b type=5 flags=0x60 bp_type=2 bp_addr=(fault) bp_len=8",
+        ),
+        line("old-7", 0, "sys_ioctl(fd: 3, cmd: 4008240b, arg: 7ffeea475ab0)"),
+        line("old-7", 0, "uninstall: (arch_uninstall_hw_breakpoint+0x4/0xe0) addr=0x2000"),
+        line("old-7", 0, INSTALL),
+        line("old-7", 0, "sys_close(fd: 3)"),
+        line("old-7", 0, UNINSTALL),
+        line("old-7", 0, &open(0, -1, 0x3000)),
+        line("old-7", 0, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x3000 type=2 len=8"),
+        line("old-7", 0, "sys_perf_event_open -> 0x3"),
+    ];
+    let verify = verify(&text.concat());
+    assert!(verify.is_exact(), "{verify:#?}");
+    assert_eq!((verify.install.observed, verify.install.undetermined), (2, 1));
+    let lines: Vec<u32> = verify.undetermined.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [6, 9]);
+}
+
+fn entry(rip: u64) -> String {
+    line("vmm-7", 0, &format!("kvm_entry: vcpu 0, rip {rip:#x}"))
+}
+
+fn exit(reason: &str, rip: u64) -> String {
+    let columns = "info1 0x0 info2 0x0 intr_info 0x00000000 error_code 0x00000000";
+    line("vmm-7", 0, &format!("kvm_exit: vcpu 0 reason {reason} rip {rip:#x} {columns}"))
+}
+
+#[test]
+fn the_first_exit_may_read_registers_back_that_were_handed_out_before() {
+    let sync = line("vmm-7", 0, "guest_sync: (svm_sync_dirty_debug_regs+0x4/0x90 [kvm_amd])");
+    for head in [vec![], vec![entry(0x1000)]] {
+        let text = [head, vec![exit("io", 0x1000), sync.clone(), entry(0x1002), exit("io", 0x1004)]].concat();
+        let first = verify(&text.concat());
+        assert!(first.is_exact(), "{first:#?}");
+        assert_eq!((first.sync.observed, first.sync.undetermined), (0, 1));
+        // From then on it is known.
+        let second = verify(&(text.concat() + &sync));
+        assert_eq!(second.differences.len(), 1, "{second:#?}");
+    }
+}
+
+#[test]
+fn whether_a_guest_has_a_debugger_shows_where_it_goes_on() {
+    let sync = line("vmm-7", 0, "guest_sync: (svm_sync_dirty_debug_regs+0x4/0x90 [kvm_amd])");
+    let head = [entry(0x1000), exit("io", 0x1000), entry(0x1002), exit("write_dr7", 0x1004)].concat();
+    // It tries again: the window is open, and what was written is read back.
+    let again = head.clone() + &entry(0x1004) + &exit("io", 0x1009);
+    assert!(verify(&(again.clone() + &sync + &entry(0x1009))).is_exact());
+    assert!(!verify(&(again + &entry(0x1009))).is_exact());
+    // It goes past it: that was emulated.
+    let past = verify(&(head + &entry(0x1007) + &exit("io", 0x1009)));
+    assert!(past.is_exact(), "{past:#?}");
+    assert!(past.undetermined.iter().any(|(_, why)| why.contains("debugger")), "{past:#?}");
 }
