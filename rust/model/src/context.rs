@@ -4,6 +4,8 @@
 //! is the lowest free one. Source: kernel/events/core.c (6.12): `ctx_sched_in`, `ctx_sched_out`, `ctx_resched`,
 //! `perf_event_sched_in`, `perf_event_context_sched_out`, `__perf_install_in_context`; order of slots measured on 6.18.
 
+use std::cmp::Reverse;
+
 use debugreg::{announce, bank};
 
 use crate::counter::{Counter, Origin, State};
@@ -486,11 +488,13 @@ impl Machine {
     /// `perf_event_remove_on_exec`; the context is nobody's clone any more if there was one.
     pub(crate) fn perf_exec<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
         let Some(context) = self.task(task).context else { return };
-        let leaving: Vec<_> = self.context(context).counters().collect();
-        let leaving = leaving.into_iter().filter(|&id| self.counter(id).attr.remove_on_exec).collect::<Vec<_>>();
+        let leaving = self.context(context).counters().filter(|&id| self.counter(id).attr.remove_on_exec);
+        let mut leaving: Vec<_> = leaving.collect();
         if !leaving.is_empty() {
             self.own_context(task);
         }
+        // Newest first: `event_list` is filled at its head.
+        leaving.sort_unstable_by_key(|&id| Reverse(id));
         for id in leaving {
             self.exit_counter(id, probe);
         }

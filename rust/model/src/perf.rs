@@ -66,7 +66,8 @@ impl Machine {
         if group.is_some_and(|leader| !self.descriptors(by).contains(&leader)) {
             return Err(Refusal::new(Errno::EBADF, "the caller has no descriptor of the group's leader"));
         }
-        if group.is_some_and(|leader| self.counter(leader).state == State::Exit) {
+        let is_gone = group.is_some_and(|leader| self.counter(leader).state == State::Exit);
+        if is_gone && !self.policy.has(Delta::LeaderGone) {
             return Err(Refusal::new(Errno::ENODEV, "the leader's task has exited, or has called execve"));
         }
         if task.is_some() && group.is_some_and(|leader| self.counter(leader).attr.inherit != attr.inherit) {
