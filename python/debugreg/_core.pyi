@@ -314,7 +314,7 @@ class Trace:
             tuple[int, int, int, int],
             tuple[int, int, int, int],
             tuple[int, int, int, int],
-            tuple[int, int, int, int] | None,
+            tuple[tuple[int, int, int, int], tuple[int, int, int, int], tuple[int, int, int, int]] | None,
             list[tuple[int, int, str, str]],
         ]
         | None,

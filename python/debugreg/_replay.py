@@ -23,6 +23,10 @@ DEFAULT_POLICY = "debian-6.12"
 """What a trace is replayed under when nobody says which kernel it is of."""
 
 
+OF_STEPS = ("step", "guest_at_sync", "guest_at_entry")
+"""The scores that take a steps file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """A part of a trace, between two `phase NAME` marks."""
@@ -82,6 +86,10 @@ class Verification:
     sync: Score
     step: Score | None
     """Every MOV DR; `None` without a steps file."""
+    guest_at_sync: Score | None
+    """A guest's own DR0-DR3 and DR7, a register each, against what KVM read back; `None` without a steps file."""
+    guest_at_entry: Score | None
+    """A guest's DR0-DR3, or its debugger's, against what KVM loaded at entries; `None` without a steps file."""
     differences: tuple[Difference, ...]
 
     def __bool__(self) -> bool:
@@ -97,6 +105,8 @@ class Verification:
             ("restore", self.restore),
             ("sync", self.sync),
             ("step", self.step),
+            ("guest_at_sync", self.guest_at_sync),
+            ("guest_at_entry", self.guest_at_entry),
         ]
         return [(name, score) for name, score in named if score is not None]
 
@@ -134,7 +144,7 @@ class Replay:
         verify: dict[str, object] | None = None
         if self.verify is not None:
             verify = {name: _score(score) for name, score in self.verify.scores}
-            verify.setdefault("step", None)
+            verify |= {name: None for name in OF_STEPS if name not in verify}
             verify["undetermined"] = [{"line": line, "reason": reason} for line, reason in self.undetermined]
             verify["undetermined_counts"] = {name: score.undetermined for name, score in self.verify.scores}
             differences = [_difference(difference) for difference in self.verify.differences]
@@ -237,13 +247,16 @@ def replay_one(
     policy, events, cost, phases, lower_bound, not_expressible, observed, undetermined, verified = result
     verification = None
     if verified is not None:
-        install, uninstall, restore, sync, step, differences = verified
+        install, uninstall, restore, sync, of_steps, differences = verified
+        step, at_sync, at_entry = (None, None, None) if of_steps is None else (Score(*score) for score in of_steps)
         verification = Verification(
             Score(*install),
             Score(*uninstall),
             Score(*restore),
             Score(*sync),
-            None if step is None else Score(*step),
+            step,
+            at_sync,
+            at_entry,
             tuple(Difference(*difference) for difference in differences),
         )
     return Replay(

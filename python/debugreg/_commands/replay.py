@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from debugreg._replay import Replay, Verification
 
+_ROWS = {"guest_at_sync": "guest's registers at sync", "guest_at_entry": "loaded at entry"}
 _SHOWN = 10
 """How many differences a page shows; `--json` has them all."""
 
@@ -28,7 +29,8 @@ _SHOWN = 10
     "--verify",
     is_flag=True,
     help="Predict from the input lines alone what the kernel did, and compare with the trace's truth lines and, "
-    "where NAME.steps.gz lies beside it, with every MOV DR and its value. What the trace does not determine is counted "
+    "where NAME.steps.gz lies beside it, with every MOV DR and its value, and with the guest's registers as they were "
+    "read back and loaded. What the trace does not determine is counted "
     "apart.",
 )
 def replay(
@@ -134,7 +136,13 @@ def _verification(one: Replay, verify: Verification) -> list[RenderableType]:
     for name, score in verify.scores:
         rate = f"{score.matched / score.observed:.2%}" if score.observed else "-"
         style = "green" if score.exact else "red"
-        cells = [name, f"{score.predicted:,}", f"{score.observed:,}", f"[{style}]{score.matched:,}", f"[{style}]{rate}"]
+        cells = [
+            _ROWS.get(name, name),
+            f"{score.predicted:,}",
+            f"{score.observed:,}",
+            f"[{style}]{score.matched:,}",
+            f"[{style}]{rate}",
+        ]
         table.add_row(*cells, *[f"{score.undetermined:,}"] * partly)
     parts: list[RenderableType] = [table]
     shown = [

@@ -23,8 +23,11 @@ type Tally = (&'static str, u64, u64, Option<u32>);
 /// Input line, CPU, what was predicted, what was observed.
 type Difference = (u32, u32, String, String);
 
-/// Installs, uninstalls, restores, syncs, steps, differences.
-type Verified = (Scores, Scores, Scores, Scores, Option<Scores>, Vec<Difference>);
+/// Steps, guests' registers at syncs, at entries.
+type OfSteps = (Scores, Scores, Scores);
+
+/// Installs, uninstalls, restores, syncs, what a steps file adds, differences.
+type Verified = (Scores, Scores, Scores, Scores, Option<OfSteps>, Vec<Difference>);
 
 /// Input line, and why nothing can be said of it.
 type Undetermined = (u32, String);
@@ -162,13 +165,15 @@ impl Poll {
 
 fn verified(verify: Verify) -> Verified {
     let scores = |score: Score| (score.predicted, score.observed, score.matched, score.undetermined);
+    let Verify { step, guest_at_sync, guest_at_entry, .. } = verify;
+    let of_steps = step.zip(guest_at_sync).zip(guest_at_entry).map(|((step, sync), entry)| (step, sync, entry));
     let differences = verify.differences.into_iter().map(|d| (d.line, d.cpu, d.predicted, d.observed));
     (
         scores(verify.install),
         scores(verify.uninstall),
         scores(verify.restore),
         scores(verify.sync),
-        verify.step.map(scores),
+        of_steps.map(|(step, sync, entry)| (scores(step), scores(sync), scores(entry))),
         differences.collect(),
     )
 }

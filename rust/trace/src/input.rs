@@ -267,7 +267,7 @@ impl Reading {
                     && let Input::KvmExit { guest_dr7, .. } | Input::SetGuestDebug { guest_dr7, .. } =
                         &mut self.rows[row].input
                 {
-                    *guest_dr7 = Some(value);
+                    guest_dr7.get_or_insert(value);
                 }
                 return;
             }

@@ -5,6 +5,9 @@
 //! determined if all are told that are taken. What was in a register before the lines begin is presumed only: the first
 //! MOV that shows it is not scored, and decides whether the presumption holds. Where it does not, place and register are
 //! compared all the same; of a window of which nothing is determined, neither.
+//!
+//! Among them are those that load a guest's DR0-DR3 at an entry or read them back at an exit. What they wrote or read is
+//! compared once more, with what by the model the guest (or its debugger) has in that register.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +16,7 @@ use debugreg_model::VcpuId;
 
 use crate::input::{Done, Input};
 use crate::predict::{Item, Load, Window};
-use crate::truth::{Anchor, Mov, Observed};
+use crate::truth::{Anchor, Mov, Observed, Register};
 use crate::verify::{Compared, Difference, Reason, Score, common, list};
 
 /// What the lines say will be executed.
@@ -23,6 +26,8 @@ enum Expected {
     Told(Mov),
     /// A MOV to or from this register, for this reason of no certain value: of the one that is presumed, or of any.
     Some(Mov, Reason, Option<Presumption>),
+    /// A MOV from this register of a guest, in which something is presumed to be.
+    Read(Mov, Presumption),
     /// Anything.
     Any { line: u32, reason: Reason },
 }
@@ -30,7 +35,7 @@ enum Expected {
 impl PartialEq<Mov> for Expected {
     fn eq(&self, mov: &Mov) -> bool {
         match self {
-            Expected::Told(told) => told == mov,
+            Expected::Told(told) | Expected::Read(told, _) => told == mov,
             Expected::Some(some, ..) => some.dr == mov.dr && some.value.is_some() == mov.value.is_some(),
             Expected::Any { .. } => false,
         }
@@ -39,7 +44,14 @@ impl PartialEq<Mov> for Expected {
 
 impl Expected {
     fn is_any(&self) -> bool {
-        matches!(self, Expected::Any { .. })
+        self.mov().is_none()
+    }
+
+    fn mov(&self) -> Option<&Mov> {
+        match self {
+            Expected::Told(mov) | Expected::Some(mov, ..) | Expected::Read(mov, _) => Some(mov),
+            Expected::Any { .. } => None,
+        }
     }
 }
 
@@ -63,12 +75,49 @@ struct Expectation {
     presumed: Option<(usize, u32, Presumption)>,
 }
 
+/// What is counted.
+#[derive(Copy, Clone, Default)]
+pub(crate) struct Scores {
+    /// Every MOV DR.
+    pub(crate) step: Score,
+    /// Registers of guests that an entry loads.
+    pub(crate) loaded: Score,
+    /// Registers of guests that an exit reads back.
+    pub(crate) read_back: Score,
+}
+
+impl Scores {
+    /// A MOV, in each score that it belongs to.
+    fn of(&mut self, mov: &Mov, mut count: impl FnMut(&mut Score)) {
+        count(&mut self.step);
+        if let Some(score) = self.of_guest(mov) {
+            count(score);
+        }
+    }
+
+    fn of_guest(&mut self, mov: &Mov) -> Option<&mut Score> {
+        mov.guest.map(|_| if mov.reads_back() { &mut self.read_back } else { &mut self.loaded })
+    }
+
+    fn predicted<'a>(&mut self, movs: impl IntoIterator<Item = &'a Mov>) {
+        movs.into_iter().for_each(|mov| self.of(mov, |score| score.predicted += 1));
+    }
+
+    fn observed<'a>(&mut self, movs: impl IntoIterator<Item = &'a Mov>) {
+        movs.into_iter().for_each(|mov| self.of(mov, |score| score.observed += 1));
+    }
+
+    fn undetermined<'a>(&mut self, movs: impl IntoIterator<Item = &'a Mov>) {
+        movs.into_iter().for_each(|mov| self.of(mov, |score| score.undetermined += 1));
+    }
+}
+
 /// The comparison of all CPUs.
 #[derive(Default)]
 pub(crate) struct Comparison {
     /// What is not shown to be set before the first line is not set.
     from_power_on: bool,
-    pub(crate) score: Score,
+    pub(crate) scores: Scores,
     pub(crate) differences: Vec<Difference>,
     pub(crate) undetermined: BTreeSet<(u32, Reason)>,
     /// Presumptions that were put to the test, and whether they hold.
@@ -103,17 +152,17 @@ impl Comparison {
                 self.lacks(expected);
                 p += 1;
             } else {
-                self.score.observed += right(o).len() as u64;
+                self.scores.observed(right(o));
                 o += 1;
             }
         }
         (p..expectations.len()).for_each(|p| self.lacks(left(p).1));
-        self.score.observed += (o..anchors.len()).map(|o| right(o).len() as u64).sum::<u64>();
+        (o..anchors.len()).for_each(|o| self.scores.observed(right(o)));
     }
 
     /// Of an anchor that only the model has.
     fn lacks(&mut self, expected: &[Expected]) {
-        self.score.predicted += expected.iter().filter(|expected| !expected.is_any()).count() as u64;
+        self.scores.predicted(expected.iter().filter_map(Expected::mov));
     }
 
     fn segment(
@@ -136,7 +185,7 @@ impl Comparison {
         self.compare(cpu, anchor, before, head, None);
         self.compare(cpu, anchor, after, tail, next);
         if !any.is_empty() {
-            self.score.undetermined += any.len() as u64;
+            self.scores.undetermined(any);
             self.undetermined.extend(expected[first..=last].iter().filter_map(|expected| match *expected {
                 Expected::Any { line, reason } => Some((line, reason)),
                 _ => None,
@@ -183,24 +232,62 @@ impl Comparison {
 
     fn compare(&mut self, cpu: u32, anchor: Anchor, expected: &[Expected], movs: &[Mov], next: Option<Anchor>) {
         let pairs = common(expected, movs);
-        let (mut some, mut told) = (0, 0);
-        for &(at, of) in &pairs {
-            let Expected::Some(mov, reason, presumption) = expected[at] else {
-                told += 1;
-                continue;
-            };
-            some += 1;
-            self.undetermined.insert((mov.line, reason));
-            if let Some(presumption) = presumption {
-                self.decided.insert(presumption, mov == movs[of]);
+        let (mut paired, mut of) = (pairs.iter().copied().peekable(), 0);
+        for (at, expected) in expected.iter().enumerate() {
+            let pair = paired.next_if(|&(expected, _)| expected == at).map(|(_, of)| of);
+            if let Some(next) = pair {
+                self.scores.observed(&movs[of..next]);
+                of = next + 1;
+            }
+            match (pair.map(|of| &movs[of]), expected) {
+                (None, _) => self.scores.predicted(expected.mov()),
+                (Some(mov), &Expected::Some(presumed, reason, presumption)) => {
+                    self.scores.undetermined([mov]);
+                    self.undetermined.insert((presumed.line, reason));
+                    if let Some(presumption) = presumption {
+                        self.decided.insert(presumption, presumed == *mov);
+                    }
+                }
+                (Some(mov), Expected::Told(told) | Expected::Read(told, _)) => {
+                    self.scores.step.agree();
+                    self.guest(cpu, expected, told, mov);
+                }
+                (Some(_), Expected::Any { .. }) => unreachable!("is equal to nothing"),
             }
         }
-        self.score.undetermined += some;
-        self.score.matched += told;
-        self.score.predicted += expected.len() as u64 - some;
-        self.score.observed += movs.len() as u64 - some;
+        self.scores.observed(&movs[of..]);
         if pairs.len() != expected.len() || pairs.len() != movs.len() {
             self.differences.push(difference(cpu, anchor, expected, movs, next));
+        }
+    }
+
+    /// Of a guest's register that both sides load, or read back.
+    fn guest(&mut self, cpu: u32, expected: &Expected, told: &Mov, mov: &Mov) {
+        let (Some(has), Some(found)) = (told.guest, mov.guest) else {
+            // Only one side has it for a guest's.
+            self.scores.of_guest(told).into_iter().for_each(|score| score.predicted += 1);
+            self.scores.of_guest(mov).into_iter().for_each(|score| score.observed += 1);
+            return;
+        };
+        let is_told = match expected {
+            Expected::Read(_, presumption) => self.decided.get(presumption) == Some(&true),
+            _ => true,
+        };
+        let score = self.scores.of_guest(told).expect("a guest's");
+        if !is_told || found == Register::Unknown {
+            score.undetermined += 1;
+            self.undetermined.insert((told.line, Reason::Guest(1 << told.dr)));
+        } else if has == found {
+            score.agree();
+        } else {
+            score.predicted += 1;
+            score.observed += 1;
+            self.differences.push(Difference {
+                line: told.line,
+                cpu,
+                predicted: format!("the guest's dr{} = {}", told.dr, show_register(has)),
+                observed: format!("dr{} = {} (steps line {})", mov.dr, show_register(found), mov.line),
+            });
         }
     }
 }
@@ -293,11 +380,11 @@ impl Expecting {
                     self.anchor(Anchor::Entry { window: line });
                 }
                 Item::Mov { dr, value } => {
-                    let mov = Mov { dr, value, line };
+                    let mov = Mov { dr, value, line, guest: None };
                     match doing {
                         Some(done) => self.host(mov, done),
                         None if is_entry => self.guest(mov, &told),
-                        None => self.expect(Expected::Told(mov)),
+                        None => self.left(mov, &told),
                     }
                 }
             }
@@ -324,11 +411,28 @@ impl Expecting {
         self.expect(expected);
     }
 
+    /// A MOV of an exit that is neither an install's, an uninstall's nor a refresh's.
+    fn left(&mut self, mov: Mov, told: &Window) {
+        let guest = told.vcpu.filter(|_| mov.value.is_none()).zip(register(mov.dr, told));
+        self.expect(match guest {
+            None => Expected::Told(mov),
+            Some((vcpu, register)) => {
+                let mov = Mov { guest: Some(register), ..mov };
+                if told.addresses_told[usize::from(mov.dr)] {
+                    Expected::Told(mov)
+                } else {
+                    Expected::Read(mov, Presumption::Guest { vcpu, dr: mov.dr })
+                }
+            }
+        });
+    }
+
     /// A MOV of an entry.
     fn guest(&mut self, mov: Mov, told: &Window) {
         if told.load == Load::Hidden {
             return;
         }
+        let mov = Mov { guest: mov.value.and_then(|_| register(mov.dr, told)), ..mov };
         self.expect(match mov.dr {
             0..=3 if !told.addresses_told[usize::from(mov.dr)] => {
                 let presumption = told.vcpu.map(|vcpu| Presumption::Guest { vcpu, dr: mov.dr });
@@ -337,6 +441,11 @@ impl Expecting {
             _ => Expected::Told(mov),
         });
     }
+}
+
+/// What a guest, or its debugger, has in an address register.
+fn register(dr: u8, told: &Window) -> Option<Register> {
+    told.guest.dr.get(usize::from(dr)).map(|&value| Register::Holds(value))
 }
 
 /// The anchors without those of hidden windows, whose MOVs go with what precedes them.
@@ -360,19 +469,14 @@ fn ahead(anchors: &[(Anchor, usize)], anchor: Anchor) -> bool {
 /// comes last before an entry is the entry's.
 fn difference(cpu: u32, anchor: Anchor, expected: &[Expected], observed: &[Mov], next: Option<Anchor>) -> Difference {
     let same = expected.iter().zip(observed).take_while(|(expected, mov)| *expected == *mov).count();
-    let mov = |expected: &Expected| match *expected {
-        Expected::Told(mov) | Expected::Some(mov, ..) => Some(mov),
-        Expected::Any { .. } => None,
-    };
-    let line = match (expected.get(same).and_then(mov), next) {
+    let line = match (expected.get(same).and_then(Expected::mov), next) {
         (Some(mov), _) => mov.line,
         (None, Some(Anchor::Entry { window })) => window,
         (None, _) => anchor.window(),
     };
     let show_expected = |expected: &Expected| match *expected {
         Expected::Some(mov, ..) if mov.value.is_some() => format!("dr{} = ?", mov.dr),
-        Expected::Told(mov) | Expected::Some(mov, ..) => show(mov),
-        Expected::Any { .. } => "?".to_owned(),
+        _ => expected.mov().map_or_else(|| "?".to_owned(), |&mov| show(mov)),
     };
     let place = observed.get(same).map_or(String::new(), |mov| format!(" (steps line {})", mov.line));
     Difference {
@@ -387,5 +491,12 @@ fn show(mov: Mov) -> String {
     match mov.value {
         Some(value) => format!("dr{} = {value:#x}", mov.dr),
         None => format!("read dr{}", mov.dr),
+    }
+}
+
+fn show_register(register: Register) -> String {
+    match register {
+        Register::Holds(value) => format!("{value:#x}"),
+        Register::Unknown => "?".to_owned(),
     }
 }

@@ -1,5 +1,6 @@
 //! What the model says, CPU by CPU, as it says it.
 
+use debugreg::Registers;
 use debugreg_model::{CpuId, Machine, Mark, Step, VcpuId};
 
 use crate::input::Done;
@@ -26,12 +27,16 @@ pub(crate) struct Window {
     pub(crate) is_empty: bool,
     /// Of a VM exit: whether the guest's registers are read back.
     pub(crate) sync_told: bool,
-    /// Of a VM entry: of which vCPU.
+    /// Of a VM entry or exit: of which vCPU.
     pub(crate) vcpu: Option<VcpuId>,
     /// Of a VM entry: whether the guest's registers are loaded.
     pub(crate) load: Load,
-    /// Of a VM entry: which of the addresses that it loads.
+    /// Of a VM entry or exit: which of the addresses that it loads, or reads back.
     pub(crate) addresses_told: [bool; 4],
+    /// Of a VM exit: whether the lines tell the guest's DR7 otherwise than by the kernel's word.
+    pub(crate) control_told: bool,
+    /// Of a VM exit: the guest's own registers; of a VM entry those that are in force, its own or its debugger's.
+    pub(crate) guest: Registers,
 }
 
 /// Whether the lines tell if an entry loads a guest's registers.
@@ -69,6 +74,8 @@ impl Predictions {
             vcpu: None,
             load: Load::Told,
             addresses_told: [true; 4],
+            control_told: false,
+            guest: Registers::RESET,
         }));
     }
 

@@ -12,6 +12,23 @@ pub(crate) struct Mov {
     pub(crate) value: Option<u64>,
     /// Line of the steps file; of a prediction, the input line that opened its window.
     pub(crate) line: u32,
+    /// If it loads a register of a guest, or reads one back: what that register has.
+    pub(crate) guest: Option<Register>,
+}
+
+impl Mov {
+    /// Whether the register is the guest's, and read back.
+    pub(crate) fn reads_back(&self) -> bool {
+        self.guest.is_some() && self.value.is_none()
+    }
+}
+
+/// What is in a register that a guest has, or its debugger for it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Register {
+    Holds(u64),
+    /// Nothing tells.
+    Unknown,
 }
 
 impl PartialEq for Mov {
@@ -57,12 +74,28 @@ impl Observed {
     fn new() -> Observed {
         Observed { movs: Vec::new(), anchors: vec![(Anchor::Start, 0)], begins_before: false, ends_after: false }
     }
+
+    /// A guest is entered: what was last written to DR0-DR3, with DR6 perhaps, is the guest's. What is the host's ends with
+    /// DR7.
+    fn find_loads(&mut self) {
+        let since = self.anchors.last().map_or(0, |&(_, movs)| movs).min(self.movs.len());
+        let last = self.movs[since..].iter_mut().rev().take_while(|mov| mov.value.is_some() && mov.dr != 7);
+        for mov in last.filter(|mov| mov.dr < 4) {
+            mov.guest = mov.value.map(Register::Holds);
+        }
+    }
 }
 
 /// By CPU: what it did.
+///
+/// A MOV from a register is logged without its value, which is that of the last MOV to it: the host's, or the guest's own.
+/// (One that exits is logged and not executed. The window that it opens is entered with all four loaded anew.)
 pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
     let mut cpus = vec![Observed::new(); places.len()];
     let mut handlers = vec![Handler::Boot(0); places.len()];
+    // By CPU: what is in DR0-DR3, and whether a guest was entered and nothing but reads has followed.
+    let mut registers = vec![[Register::Unknown; 4]; places.len()];
+    let mut left = vec![false; places.len()];
     // By CPU: the number of its next mark.
     let mut next = vec![0; places.len()];
     for step in steps {
@@ -71,6 +104,10 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
         let (dr, value) = match step.what {
             What::VmRun | What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. } => {
                 *handler = Handler::None;
+                left[cpu] = step.what == What::VmRun;
+                if left[cpu] {
+                    observed.find_loads();
+                }
                 match place.anchor(next[cpu]) {
                     Some(anchor) => observed.anchors.push((anchor, observed.movs.len())),
                     None if place.is_after(next[cpu]) => observed.ends_after = true,
@@ -90,8 +127,18 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
             What::Write { dr, value } => (dr, Some(value)),
             What::Read { dr } => (dr, None),
         };
+        left[cpu] &= value.is_none() || !step.is_kernel();
+        let register = registers[cpu].get_mut(usize::from(dr));
+        let guest = match (register, value) {
+            (Some(register), Some(value)) => {
+                *register = Register::Holds(value);
+                None
+            }
+            (Some(register), None) => left[cpu].then_some(*register),
+            (None, _) => None,
+        };
         if step.is_kernel() && !handler.takes(dr, value) && !observed.ends_after {
-            observed.movs.push(Mov { dr, value, line: step.line });
+            observed.movs.push(Mov { dr, value, line: step.line, guest });
         }
     }
     cpus

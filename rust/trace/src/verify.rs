@@ -29,6 +29,13 @@ impl Score {
     pub fn is_exact(&self) -> bool {
         self.predicted == self.observed && self.matched == self.observed
     }
+
+    /// One more that agrees.
+    pub(crate) fn agree(&mut self) {
+        self.predicted += 1;
+        self.observed += 1;
+        self.matched += 1;
+    }
 }
 
 /// Where the model and the kernel first part.
@@ -57,6 +64,11 @@ pub struct Verify {
     pub sync: Score,
     /// MOV DR with direction, register and value, if there is a steps file.
     pub step: Option<Score>,
+    /// A guest's registers at each sync, if there is a steps file: DR0-DR3 as they were read, and DR7 as KVM put it into
+    /// force again. (DR6 is read from the VMCB, and in no line.)
+    pub guest_at_sync: Option<Score>,
+    /// A guest's DR0-DR3, or its debugger's, as entries loaded them, if there is a steps file.
+    pub guest_at_entry: Option<Score>,
     /// All differences, in the order of the trace.
     pub differences: Vec<Difference>,
     /// Windows in which something is not determined by the lines, and why; it counts on neither side.
@@ -66,8 +78,9 @@ pub struct Verify {
 impl Verify {
     /// Nothing differs.
     pub fn is_exact(&self) -> bool {
-        let scores = [self.install, self.uninstall, self.restore, self.sync];
-        scores.iter().all(Score::is_exact) && self.step.as_ref().is_none_or(Score::is_exact)
+        let scores = [Some(self.install), Some(self.uninstall), Some(self.restore), Some(self.sync)];
+        let of_steps = [self.step, self.guest_at_sync, self.guest_at_entry];
+        scores.iter().chain(&of_steps).flatten().all(Score::is_exact)
     }
 
     fn score(&mut self, done: Done) -> &mut Score {
@@ -208,7 +221,11 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
                 step.cpu(cpu as u32, windows, observed);
             }
         }
-        verify.step = Some(step.score);
+        let movs::Scores { step: movs, loaded, mut read_back } = step.scores;
+        cpus.iter().flatten().for_each(|window| control(&mut verify, &mut read_back, window));
+        verify.step = Some(movs);
+        verify.guest_at_sync = Some(read_back);
+        verify.guest_at_entry = Some(loaded);
         verify.differences.append(&mut step.differences);
         undetermined.append(&mut step.undetermined);
     }
@@ -305,6 +322,30 @@ fn compare(
         let show = |items: &[Done]| list(items.iter().map(|&done| show(done)));
         let (predicted, observed) = (show(&predicted), show(&observed));
         verify.differences.push(Difference { line, cpu: cpu as u32, predicted, observed });
+    }
+}
+
+/// A guest's DR7 at a sync is in the VMCB or VMCS, where no MOV shows it; KVM puts it into force again at once, and of that
+/// there is a line (`kvm_update_dr7`, since 4.5). Where the steps tell what the guest wrote the line is not needed as input.
+fn control(verify: &mut Verify, score: &mut Score, window: &Compared<'_>) {
+    let (Some(row), Some(told)) = (window.row, window.window) else { return };
+    let Input::KvmExit { guest_dr7: Some(found), .. } = row.input else { return };
+    if !window.predicted().chain(window.observed.iter().map(|truth| truth.done)).any(|done| done == Done::Sync) {
+        return;
+    }
+    if !told.control_told {
+        score.undetermined += 1;
+    } else if told.guest.dr7 == found {
+        score.agree();
+    } else {
+        score.predicted += 1;
+        score.observed += 1;
+        verify.differences.push(Difference {
+            line: row.line,
+            cpu: u32::from(row.cpu),
+            predicted: format!("the guest's dr7 = {:#x}", told.guest.dr7),
+            observed: format!("dr7 = {found:#x}"),
+        });
     }
 }
 

@@ -61,6 +61,11 @@ fn scores(verify: &Verify) -> [Score; 5] {
     [verify.install, verify.uninstall, verify.restore, verify.sync, verify.step.unwrap_or_default()]
 }
 
+/// A guest's registers at syncs and at entries.
+fn of_guests(verify: &Verify) -> [Score; 2] {
+    [verify.guest_at_sync.unwrap(), verify.guest_at_entry.unwrap()]
+}
+
 fn scored(verify: &Verify) -> [u64; 5] {
     scores(verify).map(|score| score.observed)
 }
@@ -99,6 +104,93 @@ fn a_whole_trace_is_determined() {
         let verify = assert_sound(&run.tied(1));
         assert_eq!(scored(&verify), expected);
         assert_eq!(verify.undetermined, []);
+    }
+}
+
+/// Four addresses and a DR7 at each sync, four addresses at each entry that loads any.
+#[test]
+fn the_registers_of_guests_are_those_that_were_read_back_and_loaded() {
+    for (run, syncs, loads) in [(&*PHASES, 418, 3562), (&*CORNERS, 23, 143)] {
+        let verify = verify(&run.tied(1));
+        assert_eq!(
+            of_guests(&verify).map(|score| (score.observed, score.matched)),
+            [(5 * syncs, 5 * syncs), (4 * loads, 4 * loads)]
+        );
+        assert_eq!(
+            run.steps.iter().filter(|step| step.is_kernel() && step.what == What::Read { dr: 0 }).count() as u64,
+            syncs
+        );
+    }
+    // Lines alone do not show them.
+    let lines = verify(&CORNERS.tail(1));
+    assert_eq!((lines.guest_at_sync, lines.guest_at_entry), (None, None));
+}
+
+/// What a guest wrote is input, what the kernel loaded is the truth, and either is in the register when it is read back: a
+/// wrong one is found at the entry, and at the sync unless the guest has written that register in between.
+#[test]
+fn a_wrong_load_and_a_wrong_reading_back_are_found() {
+    let mut steps = CORNERS.steps.clone();
+    let mut loads = 0;
+    let opens = |at: usize| {
+        let after = &CORNERS.steps[at..];
+        let run = after.iter().position(|step| step.what == What::VmRun)?;
+        after[run..].iter().find(|step| step.is_kernel() && matches!(step.what, What::Read { .. } | What::Write { .. }))
+    };
+    for at in 12..steps.len() {
+        // Of slot 3, which the guest does not write; and the window is open.
+        let is_load = steps[at].is_kernel() && matches!(steps[at].what, What::Write { dr: 3, .. });
+        let is_last = steps.get(at + 1).is_some_and(|next| next.what == What::VmRun);
+        if !is_load || !is_last || opens(at).is_none_or(|step| step.what != What::Read { dr: 0 }) {
+            continue;
+        }
+        loads += 1;
+        let kept = steps[at];
+        let What::Write { value, .. } = &mut steps[at].what else { unreachable!() };
+        *value ^= 0x40;
+        let wrong = *value;
+        let mut trace = CORNERS.tail(1);
+        trace.lay_beside(&steps);
+        let verify = verify(&trace);
+        let lost = of_guests(&verify).map(|score| score.observed - score.matched);
+        assert_eq!(lost, [1, 1], "{kept:?}: {verify:?}");
+        let says = |text: &str| verify.differences.iter().any(|d| d.observed.starts_with(text));
+        assert!(says(&format!("dr3 = {wrong:#x} (steps line ")), "{:?}", verify.differences);
+        assert!(!verify.is_exact());
+        steps[at] = kept;
+    }
+    assert_eq!(loads, 23);
+}
+
+/// A guest's DR7 is in no MOV: KVM's word on it is a line.
+#[test]
+fn a_wrong_dr7_at_a_sync_is_found() {
+    let mut trace = CORNERS.tied(1);
+    let line = trace.truth.iter().find(|truth| truth.done == Done::Sync).unwrap().window;
+    let row = trace.rows.iter_mut().find(|row| row.line == line).unwrap();
+    let Input::KvmExit { guest_dr7: Some(dr7), .. } = &mut row.input else { unreachable!() };
+    *dr7 ^= 2;
+    let verify = verify(&trace);
+    let [at_sync, at_entry] = of_guests(&verify);
+    assert_eq!((at_sync.observed - at_sync.matched, at_entry.is_exact()), (1, true));
+    assert_eq!(verify.differences.iter().map(|difference| difference.line).collect::<Vec<_>>(), [line]);
+}
+
+/// Of a trace without its head, what a guest has is not told until it, or its VMM, has set it.
+#[test]
+fn of_guests_as_much_is_determined_as_was_measured() {
+    // What agrees, and what is not determined.
+    let measured = [
+        (5000, [(2087, 3), (14241, 7)]),
+        (10000, [(1307, 3), (12365, 7)]),
+        (18000, [(520, 0), (417, 2499)]),
+        (22500, [(0, 0), (0, 0)]),
+    ];
+    for (from, expected) in measured {
+        let verify = assert_sound(&PHASES.tied(from));
+        let scores = of_guests(&verify);
+        assert!(scores.iter().all(Score::is_exact), "{scores:?}");
+        assert_eq!(scores.map(|score| (score.matched, score.undetermined)), expected, "{from}");
     }
 }
 

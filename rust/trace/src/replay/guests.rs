@@ -228,6 +228,7 @@ impl Replayer<'_> {
         let told = self.told[vcpu.index()];
         let debugger_owns = self.machine.vcpu(vcpu).debugger_owns();
         window.vcpu = Some(vcpu);
+        window.guest = self.machine.vcpu(vcpu).effective();
         window.load = match told.debugger {
             Debugger::Told if told.window && (debugger_owns || told.control) => Load::Told,
             Debugger::Hidden => Load::Hidden,
@@ -239,12 +240,16 @@ impl Replayer<'_> {
     }
 
     /// What is told of an exit's reading back.
-    fn tell_of_exit(&mut self, vcpu: VcpuId, cpu: CpuId) {
+    fn tell_of_exit(&mut self, vcpu: VcpuId, cpu: CpuId, control_told: bool) {
         let open = self.machine.vcpu(vcpu).wont_exit;
         let told = &mut self.told[vcpu.index()];
         let was_told = std::mem::replace(&mut told.window, true);
         if let Some(window) = self.watch.predictions.as_mut().and_then(|predictions| predictions.window(cpu)) {
             window.sync_told = was_told && (!open || told.debugger == Debugger::Told);
+            window.vcpu = Some(vcpu);
+            window.guest = self.machine.vcpu(vcpu).own;
+            window.addresses_told = told.addresses;
+            window.control_told = control_told;
         }
     }
 
@@ -256,15 +261,16 @@ impl Replayer<'_> {
         };
         let stay = self.stays.remove(&vcpu).unwrap_or_default();
         let told = &mut self.told[vcpu.index()];
+        let control_told = told.control && self.trace.steps.is_some();
         if let Some(dr7) = guest_dr7
             && self.machine.vcpu(vcpu).wont_exit
-            && (self.trace.steps.is_none() || !told.control)
+            && !control_told
         {
             // The only word on what the guest did in the window.
             told.control = told.debugger == Debugger::Told;
             self.machine.observe_guest_dr(vcpu, Dr::Control, dr7);
         }
-        self.tell_of_exit(vcpu, cpu);
+        self.tell_of_exit(vcpu, cpu, control_told);
         let guest = self.uses_registers(vcpu);
         let reason = match why {
             Why::DrAccess { dr, write } => {
