@@ -387,6 +387,8 @@ fn insn(u: &mut Unstructured<'_>, what: What) -> Result<Insn> {
     Ok(match (u.int_in_range(0..=9)?, what) {
         (0, _) => Insn::PopfTf,
         (1, What::Execute) => Insn::Icebp,
+        (2, What::Execute) => Insn::IretRf,
+        (5, What::Store) => Insn::Frame,
         (1, What::Load) => Insn::MovSs,
         (2, What::Load | What::Store) => Insn::Rep(u.int_in_range(0..=9)?),
         (3, What::Load | What::Store) => Insn::Xchg,

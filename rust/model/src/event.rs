@@ -119,6 +119,10 @@ pub enum Insn {
     PopfTf,
     /// INT1.
     Icebp,
+    /// The instruction after an IRET that sets RF: no execute breakpoint holds it up.
+    IretRf,
+    /// None: the processor itself, which pushes the frame of a #DB whose handler has a stack of its own.
+    Frame,
 }
 
 /// Where an in-kernel user wants its breakpoint.

@@ -38,8 +38,9 @@ pub(crate) fn parts(access: Access, insn: Insn) -> impl Iterator<Item = Option<A
 }
 
 /// The fault of an execute breakpoint on an instruction.
-pub(crate) fn fault(registers: &Registers, access: Access, options: &Options) -> Option<Exception> {
-    let tripped = if access.what == What::Execute { trip(registers, access) } else { Tripped::default() };
+pub(crate) fn fault(registers: &Registers, access: Access, insn: Insn, options: &Options) -> Option<Exception> {
+    let faults = access.what == What::Execute && insn != Insn::IretRf;
+    let tripped = if faults { trip(registers, access) } else { Tripped::default() };
     (tripped.armed != 0).then(|| Exception { events: shown(tripped, options), is_fault: true })
 }
 
@@ -84,10 +85,13 @@ impl Machine {
         probe: &mut P,
     ) -> Result<Outcome, Misuse> {
         let cpu = self.running_on(task)?;
+        if insn == Insn::Frame {
+            return Err(Misuse::NotExpressible("the host's #DB handlers have their stack where nobody may watch"));
+        }
         let mut heard = Heard::default();
-        if let Some(exception) = self.fault(cpu, access) {
+        if let Some(exception) = self.fault(cpu, access, insn) {
             // The handler sets RF, and the instruction runs; or it does not, and the fault comes again.
-            if !self.handle_db(task, cpu, exception, kernel, &mut heard, probe) && self.faults_again(cpu, access) {
+            if !self.handle_db(task, cpu, exception, kernel, &mut heard, probe) && self.faults_again(cpu, access, insn) {
                 return Ok(Outcome::Endless);
             }
         }
@@ -107,8 +111,8 @@ impl Machine {
         Ok(Outcome::Hits { counters, kgdb, sigtrap })
     }
 
-    fn faults_again(&mut self, cpu: CpuId, access: Access) -> bool {
-        self.fault(cpu, access).is_some()
+    fn faults_again(&mut self, cpu: CpuId, access: Access, insn: Insn) -> bool {
+        self.fault(cpu, access, insn).is_some()
     }
 
     /// The #DB handler; whether the interrupted instruction runs when it returns although it is still watched (RF).

@@ -156,11 +156,14 @@ impl Machine {
     }
 
     /// The fault of an execute breakpoint on an instruction.
-    pub(crate) fn fault(&mut self, cpu: CpuId, access: Access) -> Option<Exception> {
+    pub(crate) fn fault(&mut self, cpu: CpuId, access: Access, insn: Insn) -> Option<Exception> {
         let options = self.options;
         let cpu = &mut self.cpus[cpu.index()];
         if options.processor == Processor::Real || access.what != What::Execute {
-            return hit::fault(&cpu.bank.hardware, access, &options);
+            return hit::fault(&cpu.bank.hardware, access, insn, &options);
+        }
+        if insn == Insn::IretRf {
+            return None;
         }
         let armed = cpu.watchpoints.trip(&cpu.bank.hardware, access).armed;
         (armed != 0).then_some(Exception { events: u64::from(armed), is_fault: true })

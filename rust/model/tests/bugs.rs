@@ -65,7 +65,7 @@ fn a_bug_is_there_where_it_is_not_fixed() {
 }
 
 /// Bugs of KVM that change a register, but nothing that a scenario can ask for; `docs/bugs.md` says why.
-const WITHOUT_SCENARIO: &[Delta] = &[Delta::H04, Delta::H18];
+const WITHOUT_SCENARIO: &[Delta] = &[Delta::H04];
 
 #[test]
 fn every_delta_of_kvm_has_a_scenario_or_a_reason() {

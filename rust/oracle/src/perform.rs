@@ -488,6 +488,7 @@ impl Performance<'_> {
             Insn::Icebp => true,
             Insn::Xchg | Insn::Cmpxchg | Insn::Rep(_) => matches!(bytes, 1 | 2 | 4 | 8),
             Insn::MovSs => bytes == 2,
+            Insn::IretRf | Insn::Frame => false,
         };
         // POPF stands right before it, where nobody may wait for it.
         let before = access.address.wrapping_sub(1);

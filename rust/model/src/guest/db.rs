@@ -29,7 +29,7 @@ impl Machine {
     ) -> Outcome {
         let Exception { events, is_fault } = exception;
         let goes_past = self.is_tcg() && events == 0;
-        if goes_past || !self.vcpu(id).debugger_intercepts_db() && !self.policy.intercepts_db(self.options.vendor) {
+        if goes_past || !self.db_exits(id) {
             for registers in [&mut self.cpus[cpu.index()].bank.hardware, &mut self.vcpus[id.index()].own] {
                 registers.dr6 = raised(registers.dr6, events);
                 registers.dr7 &= !Dr7::GD;
@@ -73,6 +73,11 @@ impl Machine {
         }
         self.enter(id, cpu, probe);
         Outcome::Exception { vector: Vector::Debug, dr6: self.guest_dr(id, cpu, Dr::Status), fault: is_fault }
+    }
+
+    /// Whether a #DB of the guest's exits.
+    pub(super) fn db_exits(&self, id: VcpuId) -> bool {
+        self.vcpu(id).debugger_intercepts_db() || self.policy.intercepts_db(self.options.vendor)
     }
 
     /// The exit handler of #DB, for one whose events are known: the guest's waits for the next entry.

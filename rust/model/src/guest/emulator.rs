@@ -18,10 +18,11 @@ impl Machine {
     /// Whether there is an instruction for the emulator to perform.
     pub(super) fn can_emulate(&self, insn: Insn) -> Result<(), Misuse> {
         self.unprotected()?;
-        if insn == Insn::Icebp {
-            return Err(Misuse::NotExpressible("KVM's emulator does not know INT1"));
+        match insn {
+            Insn::Icebp => Err(Misuse::NotExpressible("KVM's emulator does not know INT1")),
+            Insn::Frame => Err(Misuse::NotExpressible("it is the processor that pushes the frame of a #DB")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn emulated_access<P: Probe>(
@@ -46,7 +47,9 @@ impl Machine {
                 }
             }
             let minds_guests = !vcpu.debugger_owns() || policy.has(Delta::H21);
-            let held_off = behind_mov_ss && !self.is_amd() && !policy.has(Delta::H20);
+            // `kvm_is_code_breakpoint_inhibited`.
+            let behind_mov_ss = behind_mov_ss && !self.is_amd() && !policy.has(Delta::H20);
+            let held_off = behind_mov_ss || insn == Insn::IretRf;
             let events = if minds_guests && !held_off { hits(vcpu.db, vcpu.dr7) } else { 0 };
             if events != 0 {
                 self.leave(id, cpu, probe);

@@ -1,7 +1,9 @@
 //! MOV to and from a debug register in a guest.
 //!
 //! SVM checks privilege, GD and the value before it intercepts; VMX exits first, and KVM repeats the checks
-//! (`handle_dr`, vmx.c 6.12, in this order: the register exists, CPL 0, GD in GUEST_DR7).
+//! (`handle_dr`, vmx.c 6.12, in this order: the register exists, CPL 0, GD in GUEST_DR7; the value last, in `kvm_set_dr`).
+//! The instruction emulator, which PVM has for all of them, looks at CPL and value first (`x86_emulate_insn`,
+//! `check_dr_write`, `check_dr_read`).
 
 use debugreg::{Dr, Dr6, Dr7};
 
@@ -55,11 +57,13 @@ impl Machine {
     ) -> Result<Outcome, Misuse> {
         let cpu = self.in_guest(id)?;
         let missing = self.vcpu(id).debug_extensions && matches!(number, 4 | 5);
+        let world = self.policy.world();
         let Some(dr) = Dr::from_number(number).filter(|_| !missing) else {
-            return Ok(self.undefined(id, cpu));
+            let by_emulator = world == World::Software && (cpl > 0 || has_upper_half(number, write));
+            let vector = if by_emulator { Vector::GeneralProtection } else { Vector::InvalidOpcode };
+            return Ok(self.exception(id, cpu, vector));
         };
         let intercepted = self.mov_dr_exits(id, number, write.is_some());
-        let world = self.policy.world();
         let exits_first = intercepted && (self.options.vendor == Vendor::Intel || world == World::Software);
         // The emulator looks at GD and the value afterwards.
         let exits_early = intercepted && self.is_tcg() && cpl == 0;
@@ -74,7 +78,7 @@ impl Machine {
         }
         if intercepted {
             self.leave(id, cpu, probe);
-            if let Some(fault) = self.mov_dr_fault_found_by_kvm(id, dr, write, cpl) {
+            if let Some(fault) = self.mov_dr_fault_found_by_kvm(id, number, write, cpl) {
                 self.cpus[cpu.index()].bank.cost.vm_exits += 1;
                 return Ok(self.inject(id, cpu, fault, probe));
             }
@@ -117,25 +121,31 @@ impl Machine {
         probe: &mut P,
     ) -> Option<Outcome> {
         let dr7 = self.cpu(cpu).bank.hardware.dr7;
-        mov_dr_fault(dr, write, cpl, dr7).map(|vector| match vector {
+        mov_dr_fault(dr.number(), write, cpl, dr7).map(|vector| match vector {
             Vector::Debug => self.guest_db(id, cpu, Exception { events: Dr6::BD, is_fault: true }, probe),
             vector => self.exception(id, cpu, vector),
         })
     }
 
     /// What KVM checks of a MOV DR that has exited.
-    fn mov_dr_fault_found_by_kvm(&self, id: VcpuId, dr: Dr, write: Option<u64>, cpl: u8) -> Option<Fault> {
+    fn mov_dr_fault_found_by_kvm(&self, id: VcpuId, number: u8, write: Option<u64>, cpl: u8) -> Option<Fault> {
         let (policy, vcpu) = (self.policy, self.vcpu(id));
         // The emulator asks the guest's DR7 for GD, whoever has the registers (H-21).
         let asks_guest = policy.has(Delta::H21);
         let emulated = |vector| Fault { vector, by: if asks_guest { By::OldEmulator } else { By::Emulator } };
         if policy.world() == World::Software {
             let dr7 = if asks_guest { vcpu.dr7 } else { vcpu.effective_dr7() };
-            return mov_dr_fault(dr, write, cpl, dr7).map(emulated);
+            let vector = if has_upper_half(number, write) {
+                Some(Vector::GeneralProtection)
+            } else {
+                // A value of DR4 or DR5 is not looked at (and not stored).
+                mov_dr_fault(number, write.filter(|_| !matches!(number, 4 | 5)), cpl, dr7)
+            };
+            return vector.map(emulated);
         }
         if !self.is_amd() {
             let cpl = if policy.has(Delta::H08) { 0 } else { cpl };
-            return mov_dr_fault(dr, write, cpl, vcpu.vmcs.dr7).map(|vector| Fault { vector, by: By::Vmx });
+            return mov_dr_fault(number, write, cpl, vcpu.vmcs.dr7).map(|vector| Fault { vector, by: By::Vmx });
         }
         // The processor has looked already. Without decode assists KVM emulates the access for a debugger's guest.
         let emulates = !self.options.decode_assists && vcpu.is_debugged();
@@ -161,10 +171,12 @@ impl Machine {
         probe: &mut P,
     ) -> DrHandling {
         self.cpus[cpu.index()].bank.cost.vm_exits += 1;
-        let (policy, lost) = (self.policy, self.is_lost(access.dr));
+        let (policy, lost, ignored) = (self.policy, self.is_lost(access.dr), self.is_ignored(access));
         let mut kvm = self.kvm(id, cpu, probe);
         let handling = policy.dr_access(&mut kvm);
-        if let (DrHandling::Emulate, Some(value), Some(dr)) = (handling, access.write, Dr::from_number(access.dr)) {
+        if let (DrHandling::Emulate, Some(value), Some(dr)) = (handling, access.write, Dr::from_number(access.dr))
+            && !ignored
+        {
             if !lost {
                 common::set_dr(&mut kvm, dr, value);
             }
@@ -178,6 +190,12 @@ impl Machine {
         matches!(number, 4 | 5) && self.policy.has(Delta::H16)
     }
 
+    /// Whether the emulator stores nothing and says nothing: `em_dr_write` takes the refusal of `kvm_set_dr` for success.
+    fn is_ignored(&self, access: DrAccess) -> bool {
+        let upper = access.write.is_some_and(|value| value > u64::from(u32::MAX));
+        self.policy.world() == World::Software && matches!(access.dr, 4 | 5) && upper
+    }
+
     /// A fault that KVM found goes to whom it concerns: #DB is the debugger's if it owns the registers.
     fn inject<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, fault: Fault, probe: &mut P) -> Outcome {
         match (fault.vector, fault.by) {
@@ -188,7 +206,10 @@ impl Machine {
             (Vector::Debug, By::Vmx) if self.vcpu(id).debugger_owns() => {
                 let vcpu = self.vcpu(id);
                 let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
-                self.exit_debug(id, cpu, DebugExit { dr6, dr7: vcpu.vmcs.dr7 }, probe)
+                // `handle_dr` has DR7 in an `int`.
+                let dr7 = vcpu.vmcs.dr7;
+                let dr7 = if self.policy.has(Delta::Z11) { i64::from(dr7 as u32 as i32) as u64 } else { dr7 };
+                self.exit_debug(id, cpu, DebugExit { dr6, dr7 }, probe)
             }
             (Vector::Debug, By::Vmx) => self.guests_emulated_db(id, cpu, Dr6::BD, true, probe),
             (vector, _) => {
@@ -206,6 +227,11 @@ impl Machine {
     fn exception(&self, id: VcpuId, cpu: CpuId, vector: Vector) -> Outcome {
         Outcome::Exception { vector, dr6: self.guest_dr(id, cpu, Dr::Status), fault: true }
     }
+}
+
+/// A value that `check_dr_write` refuses.
+fn has_upper_half(number: u8, write: Option<u64>) -> bool {
+    matches!(number, 6 | 7) && write.is_some_and(|value| value > u64::from(u32::MAX))
 }
 
 /// A fault that KVM found, and where.
@@ -227,8 +253,8 @@ enum By {
 
 /// Why a MOV DR faults, given the DR7 whose GD counts: #GP for the privilege comes before #DB, and a value with bits
 /// 63:32 set comes last.
-fn mov_dr_fault(dr: Dr, write: Option<u64>, cpl: u8, dr7: u64) -> Option<Vector> {
-    let upper = matches!(dr, Dr::Status | Dr::Control) && write.is_some_and(|value| value > u64::from(u32::MAX));
+fn mov_dr_fault(number: u8, write: Option<u64>, cpl: u8, dr7: u64) -> Option<Vector> {
+    let upper = (4..=7).contains(&number) && write.is_some_and(|value| value > u64::from(u32::MAX));
     if cpl > 0 {
         Some(Vector::GeneralProtection)
     } else if dr7 & Dr7::GD != 0 {

@@ -151,6 +151,7 @@ deltas! {
     Z8 "Z-8" OLD.and(KVM), v26(30) => EVER, "while a debugger single-steps, the guest's own breakpoints are told to it and lost to the guest";
     Z9 "Z-9" OPENS, v(3, 15) => EVER, "a guest's DR6 stays in the register after #VMEXIT and is taken for the host's on SVM";
     Z10 "Z-10" KVM.and(OLD), v26(30) => EVER, "a guest sees the B bit of a host address in a register that was not loaded for it";
+    Z11 "Z-11" OLD.and(KVM), v26(30) => EVER, "a GD exit to the debugger carries DR7 sign-extended, if slot 3 has LEN 2 or 3, on VMX";
     HB34 "HB-34" OLD.and(LAZY), v26(30) => v(6, 16), "DR7 is disarmed with 0 instead of its reset value 0x400 (to 6.15)";
 }
 

@@ -290,6 +290,8 @@ fn instruction(insn: Option<Word<'_>>, event: Word<'_>) -> Result<Insn, Scenario
     let found = match word.text {
         "popf_tf" => Insn::PopfTf,
         "icebp" if executes => Insn::Icebp,
+        "iret_rf" if executes => Insn::IretRf,
+        "frame" if event.text == "store" => Insn::Frame,
         "xchg" if !executes => Insn::Xchg,
         "cmpxchg" if !executes => Insn::Cmpxchg,
         "movss" if event.text == "load" => Insn::MovSs,
@@ -304,7 +306,8 @@ fn instruction(insn: Option<Word<'_>>, event: Word<'_>) -> Result<Insn, Scenario
         }
         text => {
             const ALLOWED: &str =
-                "popf_tf; icebp for execute; rep:N, xchg and cmpxchg for load and store; movss for load";
+                "popf_tf; icebp and iret_rf for execute; rep:N, xchg and cmpxchg for load and store; movss for load; \
+                 frame for store";
             return Err(word.error(format!("insn: found '{text}' with {}, allowed are {ALLOWED}", event.text)));
         }
     };

@@ -170,6 +170,8 @@ fn show_insn(insn: Insn) -> String {
         Insn::MovSs => " insn=movss".to_owned(),
         Insn::PopfTf => " insn=popf_tf".to_owned(),
         Insn::Icebp => " insn=icebp".to_owned(),
+        Insn::IretRf => " insn=iret_rf".to_owned(),
+        Insn::Frame => " insn=frame".to_owned(),
     }
 }
 

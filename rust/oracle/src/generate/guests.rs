@@ -170,7 +170,7 @@ impl Guests {
     fn instruction(&mut self, vcpu: &str) -> String {
         let address = ADDRESSES[self.host.rng.usize(..ADDRESSES.len())];
         let (what, length) = (self.host.one(&["store", "load"]), self.host.one(&["1", "2", "4", "8"]));
-        match self.host.rng.u8(..8) {
+        match self.host.rng.u8(..9) {
             0 => format!("{vcpu} {what} {address:#x} {length} insn=xchg"),
             1 => format!("{vcpu} {what} {address:#x} {length} insn=cmpxchg"),
             2 => format!("{vcpu} {what} {address:#x} {length} insn=rep:{}", self.host.rng.u8(..20)),
@@ -178,6 +178,7 @@ impl Guests {
             4 => format!("{vcpu} {what} {address:#x} {length} insn=popf_tf"),
             // What is stepped stands behind a POPF, where no breakpoint is ever.
             5 | 6 => format!("{vcpu} execute {:#x} insn=popf_tf", CODE[2]),
+            7 => format!("{vcpu} execute {:#x} insn=iret_rf", CODE[self.host.rng.usize(..2)]),
             _ => format!("{vcpu} execute {:#x} insn=icebp", CODE[2]),
         }
     }

@@ -49,7 +49,7 @@ const DEBUG: u32 = 1;
 /// RFLAGS.TF.
 pub(super) const TRAP_FLAG: i32 = 1 << 8;
 /// RFLAGS.RF.
-const RESUME_FLAG: i32 = 1 << 16;
+pub(super) const RESUME_FLAG: i32 = 1 << 16;
 
 /// The instructions that are always there.
 #[derive(Clone, Debug)]

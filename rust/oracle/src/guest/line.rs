@@ -138,6 +138,10 @@ impl Performing<'_, '_> {
             self.guest.unlike.missed(self.before.own.dr7);
             return Ok(unobserved(unlike::GUESTS_OWN));
         }
+        let held_off = insn == Insn::IretRf && !emulated && self.before.debugger_owns();
+        if self.kind == Kind::Emulated && held_off && unlike::hits(&self.before.effective(), access, insn) {
+            return Ok(unobserved(unlike::THROUGH_RF));
+        }
         if self.kind == Kind::Emulated && io && self.before.is_stepped() {
             return Ok(unobserved(unlike::UNSTEPPED));
         }

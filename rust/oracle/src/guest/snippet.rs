@@ -9,7 +9,7 @@ use iced_x86::code_asm::{
 };
 use iced_x86::{BlockEncoderOptions, IcedError};
 
-use super::code::{Harness, TRAP_FLAG, assembler, board};
+use super::code::{Harness, RESUME_FLAG, TRAP_FLAG, assembler, board};
 use super::image::{STACK_TOP, code_selector, data_selector, linear, physical};
 use crate::agent::{INT1, RET};
 
@@ -69,8 +69,9 @@ impl Act {
                 (Insn::Plain, _) => matches!(bytes, 1 | 2 | 4 | 8 | 16),
                 (Insn::Xchg | Insn::Cmpxchg | Insn::Rep(_), _) => matches!(bytes, 1 | 2 | 4 | 8),
                 // A prefix would be what is stepped, held off, or broken into.
-                (Insn::PopfTf | Insn::MovSs | Insn::Icebp, _) if forced => false,
-                (Insn::PopfTf, What::Execute) | (Insn::Icebp, _) => true,
+                (Insn::PopfTf | Insn::MovSs | Insn::Icebp | Insn::IretRf, _) if forced => false,
+                (Insn::Frame, _) => false,
+                (Insn::PopfTf, What::Execute) | (Insn::Icebp | Insn::IretRf, _) => true,
                 (Insn::PopfTf, _) => matches!(bytes, 1 | 2 | 4 | 8 | 16),
                 (Insn::MovSs, _) => bytes == 2,
             },
@@ -182,6 +183,19 @@ fn execute(
         asm.or(qword_ptr(rsp), TRAP_FLAG)?;
         asm.mov(rbx, address.wrapping_sub(1))?;
         asm.jmp(rbx)?;
+    } else if insn == Insn::IretRf {
+        // The RET at the address returns by what is on the stack then.
+        asm.lea(rbx, ptr(labels.after))?;
+        asm.push(rbx)?;
+        asm.mov(rcx, rsp)?;
+        asm.push(i32::from(data_selector(0)))?;
+        asm.push(rcx)?;
+        asm.pushfq()?;
+        asm.or(qword_ptr(rsp), RESUME_FLAG)?;
+        asm.push(i32::from(code_selector(0)))?;
+        asm.mov(rbx, address)?;
+        asm.push(rbx)?;
+        asm.iretq()?;
     } else {
         let prefix = if forced { FORCE_EMULATION.len() as u64 } else { 0 };
         asm.mov(rbx, address.wrapping_sub(prefix))?;

@@ -22,6 +22,8 @@ pub(super) const GUESTS_OWN: &str = "guests are emulated here (kvm-pvm), and KVM
                          whoever has the registers (H-21)";
 pub(super) const UNSTEPPED: &str =
     "guests are emulated here (kvm-pvm), and KVM's emulator does not step over what its user space does";
+pub(super) const THROUGH_RF: &str =
+    "guests are emulated here (kvm-pvm), and KVM's emulator heeds a debugger's execute breakpoint whatever RF says";
 pub(super) const GUESTS_TF: &str =
     "guests are emulated here (kvm-pvm), and KVM's emulator tells the guest of its own TF, whoever has the registers";
 const ORDER: &str = "guests are emulated here (kvm-pvm), and KVM's emulator looks at the value before GD";
