@@ -91,7 +91,8 @@ impl Machine {
         let mut heard = Heard::default();
         if let Some(exception) = self.fault(cpu, access, insn) {
             // The handler sets RF, and the instruction runs; or it does not, and the fault comes again.
-            if !self.handle_db(task, cpu, exception, kernel, &mut heard, probe) && self.faults_again(cpu, access, insn) {
+            if !self.handle_db(task, cpu, exception, kernel, &mut heard, probe) && self.faults_again(cpu, access, insn)
+            {
                 return Ok(Outcome::Endless);
             }
         }

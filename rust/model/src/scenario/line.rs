@@ -305,8 +305,7 @@ fn instruction(insn: Option<Word<'_>>, event: Word<'_>) -> Result<Insn, Scenario
             }
         }
         text => {
-            const ALLOWED: &str =
-                "popf_tf; icebp and iret_rf for execute; rep:N, xchg and cmpxchg for load and store; movss for load; \
+            const ALLOWED: &str = "popf_tf; icebp and iret_rf for execute; rep:N, xchg and cmpxchg for load and store; movss for load; \
                  frame for store";
             return Err(word.error(format!("insn: found '{text}' with {}, allowed are {ALLOWED}", event.text)));
         }

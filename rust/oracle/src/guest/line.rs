@@ -92,8 +92,10 @@ impl Performing<'_, '_> {
             ExitReason::Fastpath => {
                 return Ok(unobserved("which exits KVM handles inside its loop does not show"));
             }
-            // A local APIC of KVM's would have the task sleep.
-            ExitReason::Other("hlt") if !vcpu.vm.has_apic => (vcpu.halt(self.tasks)?, true),
+            // A local APIC of KVM's would have the task sleep. Of a HLT under a step KVM's emulator tells the step alone.
+            ExitReason::Other("hlt") if !vcpu.vm.has_apic && !(self.kind == Kind::Emulated && vcpu.is_stepped()) => {
+                (vcpu.halt(self.tasks)?, true)
+            }
             ExitReason::Other("intr") => (vcpu.interrupt(self.tasks)?, true),
             ExitReason::Other("io") => (vcpu.leave(self.tasks)?, true),
             _ => (vcpu.leave(self.tasks)?, false),
