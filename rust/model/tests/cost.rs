@@ -34,7 +34,6 @@ struct Row {
 
 /// A row for both vendors.
 const fn row(policy: &'static str, vendor: Vendor) -> Row {
-    const NONE: Movs = (0, 0);
     Row {
         policy,
         vendor,
@@ -51,6 +50,8 @@ const fn row(policy: &'static str, vendor: Vendor) -> Row {
 }
 
 use Vendor::{Amd, Intel};
+
+const NONE: Movs = (0, 0);
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
@@ -165,6 +166,11 @@ fn every_cell_of_the_table_is_what_the_steps_come_to() {
         let mut debugger = Bench::new(row);
         debugger.cost(&[DEBUGGER]);
         check("debugger", debugger.round(), row.debugger);
+        // Beside a host, it is a guest with breakpoints; if nothing is enabled, it is nobody.
+        debugger.cost(&[HOST]);
+        check("debugger and host", debugger.round(), row.both);
+        debugger.cost(&["v0 set_guest_debug enable hw dr0=0x30000 dr7=0x00090400"]);
+        check("a debugger that enables nothing, and the host", debugger.round(), row.host);
 
         let mut accesses = Bench::new(row);
         accesses.cost(ROUND);
@@ -178,6 +184,15 @@ fn every_cell_of_the_table_is_what_the_steps_come_to() {
         let cost = accesses.cost(&lines);
         check("three accesses", (cost.dr_writes, cost.dr_reads), row.accesses);
         check("their exits", (cost.vm_exits, 0), (row.exits, 0));
+        // The host's come on top: what a round costs it, and one refresh more for the exit of the first access.
+        if row.accesses != NONE && row.exits == 1 {
+            let mut beside = Bench::new(row);
+            beside.cost(&[HOST]);
+            beside.cost(ROUND);
+            let refreshed = row.both.0 - row.guest.0;
+            let expected = (row.accesses.0 + row.host.0 + refreshed, row.accesses.1 + row.host.1);
+            check("three accesses, and the host", beside.movs(&lines), expected);
+        }
         accesses.cost(&["v0 vm_entry", "v0 mov_from_dr 0"]);
         check("fastpath", accesses.movs(&["v0 vm_exit reason=fastpath"]), row.fastpath);
     }
