@@ -208,7 +208,8 @@ impl Machine {
                 let dr6 = if self.policy.has(Delta::H07) { vcpu.dr6 } else { Dr6::BD | Dr6::IDLE.0 };
                 // `handle_dr` has DR7 in an `int`.
                 let dr7 = vcpu.vmcs.dr7;
-                let dr7 = if self.policy.has(Delta::Z11) { i64::from(dr7 as u32 as i32) as u64 } else { dr7 };
+                let extended = i64::from((dr7 as u32).cast_signed()).cast_unsigned();
+                let dr7 = if self.policy.has(Delta::Z11) { extended } else { dr7 };
                 self.exit_debug(id, cpu, DebugExit { dr6, dr7 }, probe)
             }
             (Vector::Debug, By::Vmx) => self.guests_emulated_db(id, cpu, Dr6::BD, true, probe),

@@ -93,7 +93,7 @@ impl Performing<'_, '_> {
                 return Ok(unobserved("which exits KVM handles inside its loop does not show"));
             }
             // A local APIC of KVM's would have the task sleep. Of a HLT under a step KVM's emulator tells the step alone.
-            ExitReason::Other("hlt") if !vcpu.vm.has_apic && !(self.kind == Kind::Emulated && vcpu.is_stepped()) => {
+            ExitReason::Other("hlt") if !(vcpu.vm.has_apic || self.kind == Kind::Emulated && vcpu.is_stepped()) => {
                 (vcpu.halt(self.tasks)?, true)
             }
             ExitReason::Other("intr") => (vcpu.interrupt(self.tasks)?, true),
