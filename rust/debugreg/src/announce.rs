@@ -137,6 +137,16 @@ pub struct Loan {
     outer: u64,
 }
 
+impl Loan {
+    /// Counts announcements from here on instead of from the start: what it found becomes 0. Returns what the count is
+    /// then: 0 if nothing was announced since, 1 if something was.
+    pub fn rebase(&mut self, announced: u64) -> u64 {
+        let changed = u64::from(announced != self.announced);
+        self.announced = 0;
+        changed
+    }
+}
+
 /// Says that the registers are not the host's to arm from here on.
 #[inline]
 pub fn lend<S: Steps>(cpu: &mut S) -> Loan {

@@ -36,7 +36,7 @@ impl Machine {
         self.count(target, cpu)
     }
 
-    fn count(&self, target: Option<TaskId>, cpu: Option<CpuId>) -> Result<(), Refusal> {
+    pub(crate) fn count(&self, target: Option<TaskId>, cpu: Option<CpuId>) -> Result<(), Refusal> {
         let cpus = match cpu {
             Some(cpu) => cpu..CpuId(cpu.0 + 1),
             None => CpuId(0)..CpuId::from(self.cpus.len()),

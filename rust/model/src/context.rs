@@ -15,7 +15,7 @@ use crate::step::{Mark, On, Probe, owner};
 use crate::{ContextId, CounterId, CpuId, TaskId};
 
 /// Which counters of a context: pinned ones, flexible ones, or both (the kernel's EVENT_PINNED and EVENT_FLEXIBLE).
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Class(u8);
 
 impl Class {
@@ -42,7 +42,7 @@ impl Class {
 }
 
 /// The counters of a task or of a CPU.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Context {
     /// Whose; `None` for a CPU's.
     pub(crate) task: Option<TaskId>,
@@ -57,9 +57,9 @@ pub(crate) struct Context {
     /// What has been scheduled in.
     active: Class,
     /// The context that this one is a clone of, and that one's generation when it was cloned.
-    parent: Option<(ContextId, u64)>,
+    pub(crate) parent: Option<(ContextId, u64)>,
     /// Counts additions and removals.
-    generation: u64,
+    pub(crate) generation: u64,
 }
 
 impl Context {
@@ -84,6 +84,14 @@ impl Context {
     /// All counters: leaders, pinned ones first, each class by addition; then those that follow one.
     pub(crate) fn counters(&self) -> impl Iterator<Item = CounterId> + '_ {
         self.pinned.iter().chain(&self.flexible).chain(&self.siblings).copied()
+    }
+
+    /// Calls its counters otherwise.
+    pub(crate) fn rename_counters(&mut self, new: impl Fn(CounterId) -> CounterId) {
+        let active = [&mut self.pinned_active, &mut self.flexible_active];
+        for list in [&mut self.pinned, &mut self.flexible, &mut self.siblings].into_iter().chain(active) {
+            list.iter_mut().for_each(|id| *id = new(*id));
+        }
     }
 
     fn leaders(&mut self, pinned: bool) -> &mut Vec<CounterId> {

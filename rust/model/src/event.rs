@@ -101,6 +101,46 @@ pub enum Event {
     NestedExit(VcpuId),
 }
 
+impl Event {
+    /// The same event, with counters and addresses called otherwise.
+    #[must_use]
+    pub fn renamed(&self, counter: &impl Fn(CounterId) -> CounterId, address: &impl Fn(u64) -> u64) -> Event {
+        let mut event = self.clone();
+        match &mut event {
+            Event::PerfEventOpen { attr, group, .. } => {
+                attr.bp_addr = address(attr.bp_addr);
+                *group = group.map(counter);
+            }
+            Event::Close(id)
+            | Event::Enable(id)
+            | Event::Disable(id)
+            | Event::Count(id)
+            | Event::UnregisterHwBreakpoint(id) => *id = counter(*id),
+            Event::Modify(id, changes) => {
+                *id = counter(*id);
+                changes.bp_addr = changes.bp_addr.map(address);
+            }
+            Event::ModifyWideLocal { counter: id, attr, .. } => {
+                *id = counter(*id);
+                attr.bp_addr = address(attr.bp_addr);
+            }
+            Event::RegisterHwBreakpoint { attr, .. } => attr.bp_addr = address(attr.bp_addr),
+            Event::PtracePoke { dr: 0..=3, value, .. } | Event::MovToDr { dr: 0..=3, value, .. } => {
+                *value = address(*value);
+            }
+            Event::TaskAccess { access, .. } | Event::GuestAccess { access, .. } => {
+                access.address = address(access.address);
+            }
+            Event::Nmi(_, Nmi::KgdbSet(_, at, _) | Nmi::KgdbClear(at))
+            | Event::Kgdb(_, Kgdb::Set(_, at, _) | Kgdb::Clear(at)) => *at = address(*at),
+            Event::SetGuestDebug(_, debug) => debug.dr = debug.dr.map(address),
+            Event::SetDebugregs { dr, .. } => *dr = dr.map(|dr| dr.map(address)),
+            _ => {}
+        }
+        event
+    }
+}
+
 /// By which instruction memory is accessed, where that makes a difference.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Insn {

@@ -35,7 +35,7 @@ fn signed(count: usize) -> i64 {
 }
 
 /// The numbers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Histogram {
     /// By CPU: `bp_cpuinfo.cpu_pinned`.
     cpu_pinned: Vec<i64>,

@@ -18,7 +18,7 @@ use crate::step::{Mark, On, Probe, owner};
 use crate::{CounterId, CpuId, VcpuId};
 
 /// What kgdb remembers (`breakinfo[]`, `early_dr7`), and whom it has stopped.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Debugger {
     /// By kgdb's own numbers, which are not those of registers once perf is there.
     breakinfo: [Option<Entry>; 4],
@@ -32,7 +32,7 @@ pub(crate) struct Debugger {
 }
 
 /// An enabled entry of `breakinfo`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Entry {
     bp: Breakpoint,
     /// On which CPUs it is, and as what.
@@ -40,7 +40,7 @@ struct Entry {
 }
 
 /// One CPU's part of a breakpoint.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 enum Part {
     /// Early: register `breakno`, and nobody knows.
     Register(Slot),
@@ -51,7 +51,7 @@ enum Part {
 }
 
 /// A CPU that stands still.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 struct Stopped {
     cpu: CpuId,
     /// The NMI that stopped it has saved this; the CPU that talks was stopped in its own way.
@@ -63,10 +63,32 @@ struct Stopped {
 }
 
 /// What a handler that disarms the registers must arm again.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Saved {
     dr7: u64,
     loan: Option<Loan>,
+}
+
+impl Debugger {
+    /// The events that it has of perf's.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = CounterId> + '_ {
+        let parts = self.breakinfo.iter().flatten().flat_map(|entry| &entry.parts);
+        parts.filter_map(|&(_, part)| if let Part::Event(id) = part { Some(id) } else { None })
+    }
+
+    /// Calls them otherwise.
+    pub(crate) fn rename_counters(&mut self, new: impl Fn(CounterId) -> CounterId) {
+        for (_, part) in self.breakinfo.iter_mut().flatten().flat_map(|entry| &mut entry.parts) {
+            if let Part::Event(id) = part {
+                *id = new(*id);
+            }
+        }
+    }
+
+    /// The addresses of its breakpoints.
+    pub(crate) fn each_address(&mut self, f: &mut impl FnMut(&mut u64)) {
+        self.breakinfo.iter_mut().flatten().for_each(|entry| f(&mut entry.bp.address));
+    }
 }
 
 impl Machine {

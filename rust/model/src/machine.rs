@@ -91,7 +91,7 @@ impl Default for Options {
 }
 
 /// One CPU.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Cpu {
     /// Its slots and registers.
     pub bank: Bank,

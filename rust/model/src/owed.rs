@@ -17,14 +17,19 @@ use crate::{CounterId, CpuId};
 impl Machine {
     /// What should be armed on a CPU, in the context that it is in: sorted, duplicates kept.
     pub fn owed(&self, cpu: CpuId) -> Vec<Breakpoint> {
-        sorted(match self.cpu(cpu).guest {
-            Some(guest) => self.effective(guest).armed().map(|(_, bp)| bp).collect(),
-            None if self.kgdb_master().is_some() => Vec::new(),
-            None => {
-                let counters = self.owed_counters(cpu).map(|id| self.counter(id).info);
-                counters.chain(self.kgdb_breakpoints(cpu).map(|(_, bp)| bp)).collect()
-            }
-        })
+        match self.cpu(cpu).guest {
+            Some(guest) => sorted(self.effective(guest).armed().map(|(_, bp)| bp).collect()),
+            None => self.host_owed(cpu),
+        }
+    }
+
+    /// What should be armed on a CPU outside guests.
+    pub(crate) fn host_owed(&self, cpu: CpuId) -> Vec<Breakpoint> {
+        if self.kgdb_master().is_some() {
+            return Vec::new();
+        }
+        let counters = self.owed_counters(cpu).map(|id| self.counter(id).info);
+        sorted(counters.chain(self.kgdb_breakpoints(cpu).map(|(_, bp)| bp)).collect())
     }
 
     /// [`Machine::owed`] as registers: a guest's in their slots; a host breakpoint in the slot that it has, or else in the
@@ -68,7 +73,7 @@ impl Machine {
 
     /// The counters that a CPU owes to whom it runs: its own and the task's. One that went to ERROR is owed nothing
     /// until it is enabled again: that is perf's word to its owner.
-    fn owed_counters(&self, cpu: CpuId) -> impl Iterator<Item = CounterId> + '_ {
+    pub(crate) fn owed_counters(&self, cpu: CpuId) -> impl Iterator<Item = CounterId> + '_ {
         let own = self.context(self.cpu(cpu).context);
         let task = self.task(self.cpu(cpu).running);
         let of_task = task.context.map(|id| self.context(id).counters().collect::<Vec<_>>());

@@ -34,7 +34,7 @@ pub enum Life {
 }
 
 /// A task.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Task {
     /// The CPU on which it runs when it runs.
     pub cpu: CpuId,

@@ -22,7 +22,7 @@ use crate::hit::{self, Exception};
 use crate::machine::{Machine, Processor};
 
 /// A CPU's armed data breakpoints.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Watchpoints {
     /// In the order in which they were armed.
     order: [Option<Slot>; 4],

@@ -13,7 +13,7 @@ use crate::step::{On, Probe};
 use crate::{CounterId, CpuId, TaskId};
 
 /// `thread.debugreg0-3,6,7`, and who asked for each.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Thread {
     pub(crate) dr: [u64; 4],
     pub(crate) dr6: u64,

@@ -44,7 +44,10 @@ impl Machine {
         }
         self.vcpus[id.index()].db_exit = true;
         // A register that was not loaded for the guest holds an address that is not its own (Z-10).
-        let strangers = if self.policy.has(Delta::Z10) { 0 } else { Dr6::TRAPS & !u64::from(self.vcpu(id).loaded) };
+        let unloaded = Dr6::TRAPS & !u64::from(self.vcpu(id).loaded);
+        let strangers = if self.policy.has(Delta::Z10) { 0 } else { unloaded };
+        let is_l1s = self.vcpu(id).nested.is_some_and(|nested| nested.intercepts_db);
+        self.entitle(id, events & !unloaded, is_l1s);
         self.leave(id, cpu, probe);
         self.vcpus[id.index()].vmcs.dr6 &= !strangers;
         let payload = !strangers
@@ -54,12 +57,11 @@ impl Machine {
             };
         let (told, queued) = self.vcpu(id).share_db(self.policy, payload);
         // The debugger comes first (5.7, H-26 was that it did not).
-        let is_l1s = self.vcpu(id).nested.is_some_and(|nested| nested.intercepts_db);
         if is_l1s && (told.is_none() || self.is_amd() && self.policy.has(Delta::H26)) {
             return self.reflect(id, cpu, payload, probe);
         }
         if let Some(queued) = queued {
-            self.queue_db(id, queued, events & !strangers);
+            self.vcpus[id.index()].pending_db = Some(Some(queued));
         }
         if let Some(told) = told {
             let vcpu = self.vcpu(id);
@@ -73,6 +75,20 @@ impl Machine {
         }
         self.enter(id, cpu, probe);
         Outcome::Exception { vector: Vector::Debug, dr6: self.guest_dr(id, cpu, Dr::Status), fault: is_fault }
+    }
+
+    /// What a #DB entitles the guest to find in DR6: its own events, whoever is told of them. Those of a debugger's
+    /// registers or single step are not its own; a #DB of a nested guest that exits to L1 changes DR6 on SVM only.
+    fn entitle(&mut self, id: VcpuId, events: u64, is_l1s: bool) {
+        let vcpu = &mut self.vcpus[id.index()];
+        let debuggers = match (vcpu.debugger_owns(), vcpu.is_stepped()) {
+            (true, _) => u64::MAX,
+            (false, true) => Dr6::BS,
+            (false, false) => 0,
+        };
+        if !is_l1s || self.options.vendor == Vendor::Amd {
+            vcpu.own.dr6 = raised(vcpu.own.dr6, events & !debuggers);
+        }
     }
 
     /// Whether a #DB of the guest's exits.

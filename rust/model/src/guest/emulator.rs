@@ -35,6 +35,7 @@ impl Machine {
         probe: &mut P,
     ) -> Outcome {
         let policy = self.policy;
+        self.leave(id, cpu, probe);
         let vcpu = *self.vcpu(id);
         if access.what == What::Execute && policy.emulator_checks_code() {
             let hits = |dr: [u64; 4], dr7| u64::from(trip(&Registers { dr, dr6: 0, dr7 }, access).armed);
@@ -42,7 +43,6 @@ impl Machine {
             if vcpu.debugger_owns() {
                 let events = hits(vcpu.eff_db, vcpu.guest_debug_dr7);
                 if events != 0 {
-                    self.leave(id, cpu, probe);
                     return self.emulated_db(id, cpu, events, true, probe);
                 }
             }
@@ -52,14 +52,13 @@ impl Machine {
             let held_off = behind_mov_ss || insn == Insn::IretRf;
             let events = if minds_guests && !held_off { hits(vcpu.db, vcpu.dr7) } else { 0 };
             if events != 0 {
-                self.leave(id, cpu, probe);
                 return self.guests_emulated_db(id, cpu, events, !policy.has(Delta::H20), probe);
             }
         }
         if vcpu.is_stepped() || insn == Insn::PopfTf {
-            self.leave(id, cpu, probe);
             return self.single_step(id, cpu, probe);
         }
+        self.enter(id, cpu, probe);
         Outcome::nothing()
     }
 

@@ -11,6 +11,7 @@ mod parse;
 mod run;
 mod session;
 mod show;
+mod told;
 
 use thiserror::Error;
 
@@ -19,6 +20,7 @@ pub use names::Names;
 pub use parse::{At, Line, Scenario, TaskDeclaration, VcpuDeclaration, parse};
 pub use run::{Performed, Report, StepReport, run};
 pub use session::Session;
+pub(crate) use told::Told;
 pub use show::{show_event, show_outcome, show_step};
 
 /// A mistake in a scenario: where, what was found, what was allowed.

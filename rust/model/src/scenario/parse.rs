@@ -7,6 +7,7 @@ use super::expect::{self, Expectation};
 use super::lex::{Word, Words, words};
 use super::line::parse_event;
 use super::names::{Named, Names};
+use crate::laws::Laws;
 use crate::{Capabilities, CpuId, Event, Options, Policy, Processor, TaskId, Vendor};
 
 /// A scenario: what there is, what happens, what it should come to.
@@ -20,6 +21,8 @@ pub struct Scenario {
     pub vendor: Option<Vendor>,
     /// Policies under each of which the file must hold; empty means any.
     pub policies: Vec<String>,
+    /// The laws that every line is held to, besides what it expects.
+    pub laws: Laws,
     /// The tasks, in order.
     pub tasks: Vec<TaskDeclaration>,
     /// The vCPUs, in order.
@@ -94,6 +97,7 @@ pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
         options: Options::default(),
         vendor: None,
         policies: Vec::new(),
+        laws: Laws::NONE,
         tasks: Vec::new(),
         vcpus: Vec::new(),
         lines: Vec::new(),
@@ -229,7 +233,7 @@ fn within(key: &str, value: Word<'_>, low: u64, high: u64) -> Result<u64, Scenar
 const BIT: [(&str, bool); 2] = [("0", false), ("1", true)];
 
 fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), ScenarioError> {
-    const ALLOWED: &str = "cpus=, vendor=, policy=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, decode_assists=, kprobes=, kgdb=, cpu=";
+    const ALLOWED: &str = "cpus=, vendor=, policy=, laws=, slots=, paranoid=, hypervisor=, fred=, disabled_match=, decode_assists=, kprobes=, kgdb=, cpu=";
     let mut seen = Vec::new();
     while let Some(word) = words.next() {
         let (key, value) = key_value(word, &mut seen, ALLOWED)?;
@@ -252,6 +256,7 @@ fn machine(scenario: &mut Scenario, words: &mut Words<'_>) -> Result<(), Scenari
             "kgdb" => options.kgdb_early = one_of(key, value, &[("late", false), ("early", true)])?,
             "cpu" if value.text.is_empty() => options.processor = Processor::Real,
             "cpu" => options.processor = one_of(key, value, &[("tcg", Processor::Tcg)])?,
+            "laws" => scenario.laws = Laws::parse(value.text).map_err(|message| value.error(message))?,
             "policy" => {
                 let mut column = value.column;
                 for text in value.text.split(',') {

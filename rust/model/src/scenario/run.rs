@@ -3,8 +3,9 @@
 use debugreg::Cost;
 
 use super::show::{show_event, show_expectation, show_outcome, show_step};
-use super::{At, Expectation, Line, Scenario, ScenarioError, Session};
-use crate::{CpuId, Event, Machine, Misuse, Outcome, Policy, Probe, Step, Vendor};
+use super::{Expectation, Line, Scenario, ScenarioError, Session};
+use crate::laws::{Breach, Judged, Witness};
+use crate::{CpuId, Event, Machine, Outcome, Policy, Probe, Step, Vendor};
 
 /// What came of a scenario.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +52,7 @@ pub fn run(
     options.vendor = vendor.unwrap_or(options.vendor);
     let mut session = Session::new(options, policy);
     session.names = scenario.names.clone();
+    session.laws = scenario.laws;
     for task in &scenario.tasks {
         let id = session.machine.add_task(task.cpu, task.capabilities);
         session.machine.tasks[id.index()].is_32bit = task.is_32bit;
@@ -73,6 +75,8 @@ pub fn run(
 pub struct Performed {
     /// The outcome; `None` if the line names a counter that was never opened.
     pub outcome: Option<Outcome>,
+    /// The law that it broke, of those that the session is under.
+    pub breach: Option<Breach>,
     /// The steps, numbered from 1, if they were asked for.
     pub steps: Vec<String>,
 }
@@ -80,30 +84,37 @@ pub struct Performed {
 /// Performs a line with its interruption, and binds the name that it expects.
 pub(super) fn perform_line(session: &mut Session, line: &Line, with_steps: bool) -> Result<Performed, ScenarioError> {
     let error = |message| ScenarioError { line: line.number, column: line.column, message };
-    let mut watch = Watch { steps: with_steps.then(Vec::new), count: 0, interruption: None, failed: None };
-    if let Some((at, event)) = &line.interruption {
-        let resolved = session.resolve(event);
+    let Some(event) = session.resolve(&line.event) else {
+        return Ok(Performed { outcome: None, breach: None, steps: Vec::new() });
+    };
+    let mut witness = Witness::new(&session.machine, &event, session.laws);
+    if let Some((at, inside)) = &line.interruption {
+        let resolved = session.resolve(inside);
         if let Some(Event::Fork { child, .. }) = resolved {
             session.add_child(child);
         }
-        watch.interruption =
-            Some((*at, resolved.ok_or_else(|| error("the interruption names a closed counter".into()))?));
+        let inside = resolved.ok_or_else(|| error("the interruption names a closed counter".into()))?;
+        witness = witness.interrupted_by(*at, inside);
     }
-    let outcome = session.perform(&line.event, &mut watch).map_err(|misuse| error(session.explain(&misuse)))?;
-    if let Some(misuse) = watch.failed {
-        return Err(error(format!("the interruption: {}", session.explain(&misuse))));
+    let mut watch = Watch { steps: with_steps.then(Vec::new), witness };
+    if let Event::Fork { child, .. } = event {
+        session.add_child(child);
     }
-    if let Some((at, _)) = watch.interruption {
-        return Err(error(format!("{at} is never reached: the event takes {} steps", watch.count)));
+    let outcome = session.machine.apply(&event, &mut watch).map_err(|misuse| error(session.explain(&misuse)))?;
+    let judged = watch.witness.conclude(&session.machine, &event, outcome);
+    let Judged { outcome, breach, steps, interrupted } =
+        judged.map_err(|misuse| error(format!("the interruption: {}", session.explain(&misuse))))?;
+    if let Some((at, _)) = line.interruption.as_ref().filter(|_| !interrupted) {
+        return Err(error(format!("{at} is never reached: the event takes {steps} steps")));
     }
-    if let (Some(Expectation::Bind(symbol)), Some(Outcome::Bound(id))) = (&line.expectation, &outcome) {
+    if let (Some(Expectation::Bind(symbol)), Outcome::Bound(id)) = (&line.expectation, &outcome) {
         session.bind(*symbol, *id);
     }
-    Ok(Performed { outcome, steps: watch.steps.unwrap_or_default() })
+    Ok(Performed { outcome: Some(outcome), breach, steps: watch.steps.unwrap_or_default() })
 }
 
 fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepReport, ScenarioError> {
-    let Performed { outcome, steps: trace } = perform_line(session, line, with_steps)?;
+    let Performed { outcome, breach, steps: trace } = perform_line(session, line, with_steps)?;
     let event = show_event(&line.event, &session.names);
     let expected = line.expectation.as_ref().map(|expectation| show_expectation(expectation, &session.names));
     let Some(outcome) = outcome else {
@@ -120,42 +131,35 @@ fn perform(session: &mut Session, line: &Line, with_steps: bool) -> Result<StepR
         }
         _ => None,
     };
-    let observed = show_outcome(&outcome, session);
+    let mut observed = show_outcome(&outcome, session);
+    let mut ok = ok.or_else(|| (!session.laws.is_empty()).then_some(true));
+    if let Some(breach) = breach {
+        observed = format!("{observed}, {breach}");
+        ok = Some(false);
+    }
     Ok(StepReport { line: line.number, event, expected, observed, ok, refusal, trace })
 }
 
-/// Lists the steps, and lets something happen before one of them.
+/// Lists the steps.
 #[derive(Debug)]
 struct Watch {
     steps: Option<Vec<String>>,
-    count: usize,
-    interruption: Option<(At, Event)>,
-    failed: Option<Misuse>,
-}
-
-impl Watch {
-    fn interrupt(&mut self, machine: &mut Machine, now: At) {
-        if let Some((_, event)) = self.interruption.take_if(|(at, _)| *at == now)
-            && let Err(misuse) = machine.apply(&event, &mut ())
-        {
-            self.failed = Some(misuse);
-        }
-    }
+    witness: Witness,
 }
 
 impl Probe for Watch {
-    fn before(&mut self, machine: &mut Machine, _: CpuId) {
-        self.count += 1;
-        self.interrupt(machine, At::Step(self.count));
+    fn before(&mut self, machine: &mut Machine, cpu: CpuId) {
+        self.witness.before(machine, cpu);
     }
 
-    fn before_entry(&mut self, machine: &mut Machine, _: CpuId) {
-        self.interrupt(machine, At::Entry);
+    fn before_entry(&mut self, machine: &mut Machine, cpu: CpuId) {
+        self.witness.before_entry(machine, cpu);
     }
 
-    fn step(&mut self, _: CpuId, step: Step) {
+    fn step(&mut self, cpu: CpuId, step: Step) {
+        self.witness.step(cpu, step);
         if let Some(steps) = &mut self.steps {
-            steps.push(format!("{} {}", self.count, show_step(step)));
+            steps.push(format!("{} {}", self.witness.steps(), show_step(step)));
         }
     }
 }

@@ -4,6 +4,7 @@ use super::lex::words;
 use super::parse::{Line, parse_line};
 use super::run::{Performed, perform_line};
 use super::{Names, ScenarioError};
+use crate::laws::Laws;
 use crate::{Capabilities, CounterId, CpuId, Event, Machine, Misuse, Options, Outcome, Policy, Probe, TaskId, VcpuId};
 
 /// A machine, what its things are called, and which counter each name is bound to.
@@ -13,6 +14,8 @@ pub struct Session {
     pub machine: Machine,
     /// The names.
     pub names: Names,
+    /// The laws that every line is held to.
+    pub laws: Laws,
     /// By symbol: the counter, once an open has made it.
     bound: Vec<Option<CounterId>>,
 }
@@ -20,7 +23,7 @@ pub struct Session {
 impl Session {
     /// A machine without tasks.
     pub fn new(options: Options, policy: Policy) -> Session {
-        Session { machine: Machine::new(options, policy), names: Names::new(options.cpus), bound: Vec::new() }
+        Session { machine: Machine::new(options, policy), names: Names::new(options.cpus), laws: Laws::NONE, bound: Vec::new() }
     }
 
     /// Adds a task.

@@ -385,6 +385,9 @@ fn show_options(scenario: &Scenario) -> String {
     if let Some(vendor) = scenario.vendor {
         let _ = write!(text, " vendor={}", vendor.name());
     }
+    if !scenario.laws.is_empty() {
+        let _ = write!(text, " laws={}", scenario.laws);
+    }
     if !scenario.policies.is_empty() {
         let _ = write!(text, " policy={}", scenario.policies.join(","));
     }
