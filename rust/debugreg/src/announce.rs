@@ -14,7 +14,7 @@
 //!   [`Word::Lent`] is set. An announcement then changes the shadow only, and whoever lent them catches up.
 //!
 //! The steps are numbered as in [`crate::bank`]. What it costs: two loads in an install and in a refresh, one
-//! compare-and-swap in place of each plain store that it replaces, and four accesses to words around a guest.
+//! compare-and-swap in place of each plain store that it replaces, and five accesses to words around a guest.
 
 use crate::bank::slots;
 use crate::{Breakpoint, Dr, Dr6, Dr7, Owner, Slot, Steps, Word, encode_dr7, encode_slot};
@@ -138,6 +138,11 @@ pub struct Loan {
 }
 
 impl Loan {
+    /// Whether nothing was announced or withdrawn since it began, given the count now.
+    pub const fn is_settled(self, announced: u64) -> bool {
+        self.announced == announced
+    }
+
     /// Counts announcements from here on instead of from the start: what it found becomes 0. Returns what the count is
     /// then: 0 if nothing was announced since, 1 if something was.
     pub fn rebase(&mut self, announced: u64) -> u64 {
@@ -155,6 +160,15 @@ pub fn lend<S: Steps>(cpu: &mut S) -> Loan {
     let announced = cpu.load(Word::Announced);
     cpu.store(Word::Lent, 1);
     Loan { announced, outer }
+}
+
+/// Just before a guest is entered: if something was announced or withdrawn since the loan began, whoever looked at the
+/// shadow to see whether the host has anything armed may have looked too late, and everything is disarmed.
+#[inline]
+pub fn settle<S: Steps>(cpu: &mut S, loan: Loan) {
+    if cpu.load(Word::Announced) != loan.announced {
+        cpu.write_dr(Dr::Control, Dr7::RESET.0);
+    }
 }
 
 /// Takes the registers back after a handler that disarmed them, and arms again what [`crate::bank::local_db_save`] found

@@ -36,11 +36,14 @@ pub(super) fn canon(machine: &mut Machine, scope: &Scope) -> Renaming {
 /// Drops what no event ever looks at.
 fn forget(machine: &mut Machine) {
     machine.clock = 0;
+    let stopped = machine.kgdb_master().is_some();
     for cpu in &mut machine.cpus {
         cpu.bank.cost = Cost::default();
         cpu.announced = [0; 4];
         match &mut cpu.loan {
             // How often something was announced matters to who was interrupted, and between events to nobody.
+            // kgdb remembers a count for each CPU that it has stopped.
+            None if stopped => {}
             None => cpu.bank.announced = 0,
             Some(loan) => cpu.bank.announced = loan.rebase(cpu.bank.announced),
         }
@@ -67,7 +70,7 @@ fn forget(machine: &mut Machine) {
 fn renumber_contexts(machine: &mut Machine) {
     let cpus = machine.cpus.len();
     if machine.contexts.len() == cpus {
-        return;
+        return rank_generations(&mut machine.contexts);
     }
     let mut order: Vec<ContextId> = (0..cpus).map(ContextId::from).collect();
     let mentioned = machine.tasks.iter().filter_map(|task| task.context);

@@ -113,9 +113,11 @@ impl Moves<'_> {
         }
         if self.has_room() {
             for address in self.scope.all_addresses() {
-                for attr in self.attrs(address) {
+                for (kind, attr) in self.attrs(address) {
                     let by = TaskId(1);
-                    self.add(Kind::OpenCpu, Event::PerfEventOpen { by, attr, task: None, cpu: Some(cpu), group: None });
+                    if self.has(kind) || kind == Kind::Open {
+                        self.add(Kind::OpenCpu, Event::PerfEventOpen { by, attr, task: None, cpu: Some(cpu), group: None });
+                    }
                 }
             }
         }
@@ -134,19 +136,14 @@ impl Moves<'_> {
     }
 
     /// What may be asked for at an address.
-    fn attrs(&self, address: u64) -> Vec<Attr> {
+    fn attrs(&self, address: u64) -> [(Kind, Attr); 4] {
         let plain = Attr::write(address, 8);
-        let mut attrs = vec![plain];
-        if self.has(Kind::Pinned) {
-            attrs.push(Attr { pinned: true, ..plain });
-        }
-        if self.has(Kind::Inherit) {
-            attrs.push(Attr { inherit: true, ..plain });
-        }
-        if self.has(Kind::Execute) {
-            attrs.push(Attr { bp_type: BpType::X, ..plain });
-        }
-        attrs
+        [
+            (Kind::Open, plain),
+            (Kind::Pinned, Attr { pinned: true, ..plain }),
+            (Kind::Inherit, Attr { inherit: true, ..plain }),
+            (Kind::Execute, Attr { bp_type: BpType::X, ..plain }),
+        ]
     }
 
     fn of_task(&mut self, task: TaskId) {
@@ -154,8 +151,8 @@ impl Moves<'_> {
         let on_itself = |attr| Event::PerfEventOpen { by: task, attr, task: Some(task), cpu: None, group: None };
         if self.has_room() {
             for address in self.scope.all_addresses() {
-                for attr in self.attrs(address) {
-                    self.add(Kind::Open, on_itself(attr));
+                for (kind, attr) in self.attrs(address) {
+                    self.add(kind, on_itself(attr));
                 }
             }
         }

@@ -300,7 +300,9 @@ fn perform(
     each: &mut impl FnMut(Successor, u64) -> bool,
 ) -> bool {
     let mut next = machine.clone();
-    let mut trial = Trial { witness: laws::Witness::new(machine, event, scope.laws), nmi: scope.nmis.plain, at: Vec::new(), differs: Vec::new(), trials: 0 };
+    // An NMI does not interrupt an NMI, and who is in kgdb is not interrupted by what calls it.
+    let interruptible = !matches!(event, Event::Nmi(..) | Event::Kgdb(..));
+    let mut trial = Trial { witness: laws::Witness::new(machine, event, scope.laws), nmi: scope.nmis.plain && interruptible, at: Vec::new(), differs: Vec::new(), trials: 0 };
     let Ok(outcome) = next.apply(event, &mut trial) else { return true };
     let Trial { witness, at, differs, trials, .. } = trial;
     let Ok(Judged { outcome, breach, .. }) = witness.conclude(&next, event, outcome) else { return true };
@@ -308,6 +310,9 @@ fn perform(
     let plain = Successor { kind: *kind, event: event.clone(), interruption: None, machine: next, bound, breach };
     if !each(plain, trials) {
         return false;
+    }
+    if !interruptible {
+        return true;
     }
     let interrupted = |step: usize, inside: &Event, each: &mut dyn FnMut(Successor) -> bool| {
         let mut next = machine.clone();

@@ -75,7 +75,8 @@ fn pace(scope: &Scope, machine: &mut Machine, random: &mut fastrand::Rng) -> Opt
     for _ in 0..32 {
         let all = moves(machine, scope);
         let (kind, event) = all.get(random.usize(0..all.len().max(1)))?.clone();
-        let inside = inside(scope, machine, random);
+        let interruptible = !matches!(event, Event::Nmi(..) | Event::Kgdb(..));
+        let inside = if interruptible { inside(scope, machine, random) } else { None };
         let mut next = machine.clone();
         let judged = judge(&mut next, &event, inside.as_ref().map(|(at, event)| (*at, event)), scope.laws);
         let Ok(Judged { breach, interrupted, .. }) = judged else { continue };

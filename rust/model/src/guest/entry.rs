@@ -35,6 +35,9 @@ impl Machine {
         }
         common::inject(&mut kvm);
         policy.vm_entry(&mut kvm);
+        if let Some(loan) = kvm.host.machine.cpu(cpu).loan.filter(|_| policy.world() != World::Software) {
+            announce::settle(&mut kvm.host, loan);
+        }
         kvm.host.mark(Mark::Entry);
         kvm.host.enter_guest();
         self.count_skip(cpu, before);

@@ -94,7 +94,9 @@ impl Machine {
             }
             let vmcb02 = kvm.read_field(Field::GuestDr7);
             let hidden = kvm.vcpu().debugger_owns() && !policy.has(Delta::Z3);
-            dr7 = if hidden { nested.dr7 } else { vmcb02 };
+            // L2 may have written DR7 since; KVM has that where a VMRUN tells it of DR7.
+            let l2s = if policy.has(Delta::Z2) { nested.dr7 } else { kvm.vcpu().dr7 };
+            dr7 = if hidden { l2s } else { vmcb02 };
             dr6 = common::get_dr(policy, vendor, kvm.vcpu(), Dr::Status);
         } else {
             // The cause is in vmcs12's exit qualification; DR6 is not changed.

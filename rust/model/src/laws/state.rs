@@ -77,7 +77,8 @@ impl Machine {
         let guests = self.vcpus.iter().all(|vcpu| {
             !Dr7(vcpu.own.dr7).any_armed() && !vcpu.is_debugged() && vcpu.nested.is_none() && vcpu.vmcs.dr_intercept
         });
-        counters && kgdb && guests
+        let settled = self.cpus.iter().all(|cpu| cpu.loan.is_none_or(|loan| loan.is_settled(cpu.bank.announced)));
+        counters && kgdb && guests && settled
     }
 
     /// Whether software arms a guest's breakpoints before the entry, behind a filter.

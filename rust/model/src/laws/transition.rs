@@ -28,6 +28,8 @@ pub struct Witness {
     steps: usize,
     interruption: Option<(At, Event)>,
     interrupted: bool,
+    /// In how many events inside this one it is.
+    inside: u32,
     /// Something happened inside that may change the outcome.
     disturbed: bool,
     failed: Option<Misuse>,
@@ -49,6 +51,7 @@ impl Witness {
             steps: 0,
             interruption: None,
             interrupted: false,
+            inside: 0,
             disturbed: false,
             failed: None,
         }
@@ -121,7 +124,9 @@ impl Witness {
         if !is_armed || self.laws.is_empty() || of.guest.is_some() || machine.policy.host == HostHalf::Thread {
             return;
         }
-        if !Dr7(of.bank.control).any_armed() && !machine.arms_early() {
+        // Who has been interrupted by an NMI already is not interrupted by the next one.
+        let waits = !self.interrupted && self.inside == 0;
+        if waits && !Dr7(of.bank.control).any_armed() && !machine.arms_early() {
             let dr7 = of.bank.hardware.dr7;
             self.tell(Breach {
                 law: Law::ShadowTrue,
@@ -138,7 +143,9 @@ impl Witness {
     /// Whether something can happen here, and breaks no law by itself. What is seen on the way is forgotten.
     pub(crate) fn try_inside(&mut self, machine: &mut Machine, event: &Event) -> bool {
         let (seen, breach) = (self.seen.len(), self.breach.take());
+        self.inside += 1;
         let done = machine.apply(event, &mut Inside(self)).is_ok();
+        self.inside -= 1;
         let clean = done && self.breach.is_none() && self.seen.len() == seen;
         self.seen.truncate(seen);
         self.breach = breach;

@@ -4,7 +4,7 @@
 //! only if the host has something armed (otherwise it is disarmed already), loads the addresses that the guest's DR7
 //! enables, and all of them only for a guest that may read them back. An exit refreshes the host's enabled slots.
 
-use debugreg::{Dr, Dr7, Slot, Steps, bank};
+use debugreg::{Dr, Dr7, Slot, Steps, announce, bank};
 
 use super::hooks::Half;
 use super::{Delta, common};
@@ -18,7 +18,9 @@ impl Half for Lean {
     fn vm_entry<P: Probe>(kvm: &mut Kvm<'_, P>) {
         let loads = kvm.switches();
         let noisy = kvm.has(Delta::H05) && !loads;
-        if !noisy && bank::is_active(&mut kvm.host) {
+        // Whoever announces may have withdrawn his breakpoint from the shadow just now, and left the hardware to us.
+        let withdrawn = loads && kvm.has(Delta::Announce);
+        if !noisy && (bank::is_active(&mut kvm.host) || withdrawn) {
             kvm.host.write_dr(Dr::Control, Dr7::RESET.0);
         }
         if loads {
@@ -40,7 +42,11 @@ impl Half for Lean {
         common::clean_dr6(kvm);
         if bank::is_active(&mut kvm.host) {
             kvm.host.mark(crate::step::Mark::Restore);
-            bank::refresh_enabled(&mut kvm.host);
+            if kvm.has(Delta::Announce) {
+                announce::refresh(&mut kvm.host);
+            } else {
+                bank::refresh_enabled(&mut kvm.host);
+            }
         }
     }
 }
