@@ -77,10 +77,10 @@ fn prints_itself_back(scenario: &Scenario) {
 
 /// A scenario without line numbers, and without its names: they are equal if the texts are.
 fn placeless(scenario: &Scenario) -> impl PartialEq + std::fmt::Debug {
-    let Scenario { title, options, vendor, policies, tasks, vcpus, lines, names: _ } = scenario.clone();
+    let Scenario { title, options, vendor, policies, laws, tasks, vcpus, lines, names: _ } = scenario.clone();
     let lines: Vec<_> = lines
         .into_iter()
         .map(|Line { number: _, column: _, event, interruption, expectation }| (event, interruption, expectation))
         .collect();
-    (title, options, vendor, policies, tasks, vcpus, lines)
+    (title, options, vendor, policies, laws, tasks, vcpus, lines)
 }

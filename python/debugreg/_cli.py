@@ -38,6 +38,7 @@ __all__ = [
 
 # name: (module of debugreg._commands that has a function of that name, short help)
 COMMANDS = {
+    "check": ("check", "Explore a policy exhaustively: safe, or the shortest way to break a law."),
     "compare": ("compare", "Compare every policy on a real trace: what it costs, what it keeps."),
     "conform": ("conform", "Compare the model with a kernel: the running one, or one under QEMU."),
     "decode": ("codec", "Show what the bits of DR7 or DR6 say."),

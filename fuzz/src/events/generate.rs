@@ -47,7 +47,8 @@ impl<'a, 'b> Growing<'a, 'b> {
         let names = session.names.clone();
         let (vendor, policies) = (Some(options.vendor), vec![policy.to_string()]);
         let (title, tasks, vcpus, lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let scenario = Scenario { title, options, vendor, policies, tasks, vcpus, lines, names };
+        let laws = session.laws;
+        let scenario = Scenario { title, options, vendor, policies, laws, tasks, vcpus, lines, names };
         Ok(Growing { u, scenario, session, tasks: 0, counters: 0 })
     }
 

@@ -107,12 +107,13 @@ pub fn uninstall<S: Steps>(cpu: &mut S, owner: Owner, bp: Breakpoint) -> Option<
 pub fn refresh<S: Steps>(cpu: &mut S) {
     let announced = cpu.load(Word::Announced);
     until_nothing_is_announced(cpu, announced, |cpu| {
+        // First: what is enabled here has its address in the shadow already.
+        let control = cpu.load(Word::Control);
         for slot in Slot::ALL {
             let address = cpu.load(Word::Address(slot));
             cpu.write_dr(Dr::Address(slot), address);
         }
         cpu.write_dr(Dr::Status, Dr6::IDLE.0);
-        let control = cpu.load(Word::Control);
         cpu.write_dr(Dr::Control, control);
     });
 }
@@ -143,12 +144,9 @@ impl Loan {
         self.announced == announced
     }
 
-    /// Counts announcements from here on instead of from the start: what it found becomes 0. Returns what the count is
-    /// then: 0 if nothing was announced since, 1 if something was.
-    pub fn rebase(&mut self, announced: u64) -> u64 {
-        let changed = u64::from(announced != self.announced);
-        self.announced = 0;
-        changed
+    /// The count that it has found.
+    pub const fn announced(&mut self) -> &mut u64 {
+        &mut self.announced
     }
 }
 

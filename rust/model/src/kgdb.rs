@@ -85,6 +85,12 @@ impl Debugger {
         }
     }
 
+    /// What a CPU's registers were lent with, on the way into it.
+    pub(crate) fn loans(&mut self, cpu: CpuId) -> impl Iterator<Item = &mut Loan> {
+        let stopped = self.stopped.iter_mut().filter(move |stopped| stopped.cpu == cpu);
+        stopped.flat_map(|stopped| [&mut stopped.nmi, &mut stopped.entered]).flatten().filter_map(|s| s.loan.as_mut())
+    }
+
     /// The addresses of its breakpoints.
     pub(crate) fn each_address(&mut self, f: &mut impl FnMut(&mut u64)) {
         self.breakinfo.iter_mut().flatten().for_each(|entry| f(&mut entry.bp.address));

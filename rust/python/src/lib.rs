@@ -6,6 +6,7 @@
 
 mod argument;
 mod batch;
+mod check;
 mod codec;
 mod emulated;
 mod machine;
@@ -18,6 +19,9 @@ mod scenario;
 mod _core {
     #[pymodule_export]
     use super::batch::batch;
+
+    #[pymodule_export]
+    use super::check::{CheckScope, event_kinds, laws};
 
     #[pymodule_export]
     use super::codec::{

@@ -6,6 +6,7 @@
 //! of the scope treats all of them alike.
 
 use debugreg::Cost;
+use debugreg::announce::Loan;
 
 use super::scope::Scope;
 use crate::context::Context;
@@ -13,7 +14,7 @@ use crate::counter::{Counter, Origin, State};
 use crate::machine::Machine;
 use crate::step::{counter_of, owner};
 use crate::policy::Delta;
-use crate::{ContextId, CounterId, VcpuId};
+use crate::{ContextId, CounterId, CpuId, VcpuId};
 
 /// What the names of before have become.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,17 +37,12 @@ pub(super) fn canon(machine: &mut Machine, scope: &Scope) -> Renaming {
 /// Drops what no event ever looks at.
 fn forget(machine: &mut Machine) {
     machine.clock = 0;
-    let stopped = machine.kgdb_master().is_some();
-    for cpu in &mut machine.cpus {
+    for (id, cpu) in (0..).map(CpuId).zip(&mut machine.cpus) {
         cpu.bank.cost = Cost::default();
         cpu.announced = [0; 4];
-        match &mut cpu.loan {
-            // How often something was announced matters to who was interrupted, and between events to nobody.
-            // kgdb remembers a count for each CPU that it has stopped.
-            None if stopped => {}
-            None => cpu.bank.announced = 0,
-            Some(loan) => cpu.bank.announced = loan.rebase(cpu.bank.announced),
-        }
+        // How often something was announced is compared with what was found before, and with nothing else.
+        let found = cpu.loan.iter_mut().chain(machine.debugger.loans(id)).map(Loan::announced);
+        rank(&mut found.chain([&mut cpu.bank.announced]).collect::<Vec<_>>());
     }
     for counter in &mut machine.counters {
         (counter.count, counter.since) = (0, 0);
@@ -107,22 +103,29 @@ fn renumber_contexts(machine: &mut Machine) {
 
 /// A generation is compared with what a clone remembers of it, and with nothing else.
 fn rank_generations(contexts: &mut [Context]) {
-    for at in 0..contexts.len() {
-        let own = contexts[at].generation;
-        let id = ContextId::from(at);
-        let remembered = contexts.iter().filter_map(|context| context.parent.filter(|&(parent, _)| parent == id));
-        let mut all: Vec<u64> = remembered.map(|(_, generation)| generation).chain([own]).collect();
-        all.sort_unstable();
-        all.dedup();
-        let rank = |generation: u64| all.iter().position(|&other| other == generation).expect("it is listed") as u64;
-        contexts[at].generation = rank(own);
-        for context in contexts.iter_mut() {
+    for id in (0..contexts.len()).map(ContextId::from) {
+        let mut numbers = Vec::new();
+        for (of, context) in (0..).map(ContextId).zip(&mut *contexts) {
+            if of == id {
+                numbers.push(&mut context.generation);
+            }
             if let Some((parent, generation)) = &mut context.parent
                 && *parent == id
             {
-                *generation = rank(*generation);
+                numbers.push(generation);
             }
         }
+        rank(&mut numbers);
+    }
+}
+
+/// Numbers that are only ever compared with each other, the greatest of which grows: by rank.
+fn rank(numbers: &mut [&mut u64]) {
+    let mut all: Vec<u64> = numbers.iter().map(|number| **number).collect();
+    all.sort_unstable();
+    all.dedup();
+    for number in numbers {
+        **number = all.iter().position(|other| other == *number).expect("it is listed") as u64;
     }
 }
 

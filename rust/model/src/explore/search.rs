@@ -69,6 +69,8 @@ pub struct Violation {
 pub enum Stop {
     /// Somebody asked for it.
     Asked,
+    /// It walked at random, as often as it was to: not everything was seen.
+    Walked,
     /// Its memory would have exceeded the limit.
     Memory,
 }

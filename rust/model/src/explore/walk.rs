@@ -37,10 +37,11 @@ pub fn walk(
         state_bytes: 0,
         bytes: 0,
         violation: None,
-        stopped: Some(Stop::Asked),
+        stopped: Some(Stop::Walked),
     };
     for number in 0..walks {
         if stop.load(Ordering::Relaxed) {
+            verdict.stopped = Some(Stop::Asked);
             break;
         }
         let mut random = fastrand::Rng::with_seed(seed.wrapping_add(number));
@@ -63,6 +64,7 @@ pub fn walk(
         if number % 64 == 0 {
             let transitions = verdict.transitions;
             if !going(Progress { states: number, queue: walks - number, transitions, depth: verdict.depth }) {
+                verdict.stopped = Some(Stop::Asked);
                 break;
             }
         }

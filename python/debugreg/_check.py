@@ -1,0 +1,244 @@
+"""Safe within a scope, or the shortest scenario that breaks a law."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from debugreg import _core
+from debugreg.errors import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Law", "Scope", "Verdict", "Violation", "check", "event_kinds", "laws", "laws_broken"]
+
+MEMORY = 4 << 30
+"""Bytes that an exploration may take unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A law that a policy is held to."""
+
+    name: str
+    sentence: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How large a machine is explored, and what happens on it."""
+
+    cpus: int = 1
+    tasks: int = 2
+    """The idle one apart; the thread of a vCPU is one of them."""
+    vcpus: int = 1
+    slots: int = 1
+    """Registers that host breakpoints may use, and that a guest uses."""
+    addresses: int = 1
+    """How many addresses are watched and accessed."""
+    counters: int = 1
+    """How many breakpoints the host has at once."""
+    events: str = ""
+    """Kinds of events (`event_kinds`), with commas between them; empty: the usual ones; `+NAME,...`: others besides."""
+    nmi: bool = False
+    """Whether an NMI strikes before any step."""
+    kgdb: bool = False
+    """Whether an NMI has kgdb set and clear breakpoints."""
+    announce: bool = False
+    """Whether an NMI has kgdb announce a slot, and give it back."""
+    races: bool = False
+    """Whether events of other CPUs come before any step."""
+    hypervisor: bool = True
+    """Whether the host is itself a guest: an NMI then asks the shadow alone whether anything is armed."""
+    fred: bool = False
+    disabled_match: bool = False
+    decode_assists: bool = True
+    kgdb_early: bool = False
+    symmetry: bool = True
+    """Whether states that differ in names of addresses only are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A law is broken."""
+
+    law: str
+    why: str
+    """What is there, and what should be."""
+    scenario: str
+    """The events that lead to it, as few as there can be; `debugreg run` shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of an exploration. True if the policy is safe within the scope."""
+
+    policy: str
+    vendor: str
+    scope: Scope
+    laws: str
+    """The laws, with commas between them, or `all`."""
+    ok: bool | None
+    """Whether it is safe; None if that is not known, because it ended early."""
+    states: int
+    transitions: int
+    """Events that were performed, each with its interruption."""
+    depth: int
+    """Events from the start to the farthest state."""
+    seconds: float
+    reached: dict[str, int]
+    """How often each kind of events was performed. One that never was makes a policy not safe."""
+    state_bytes: int
+    """Bytes that a state takes, with its link to the one before."""
+    bytes: int
+    """Bytes that all of it took."""
+    violation: Violation | None
+    stopped: Literal["asked", "memory", "walked"] | None
+    """Why it ended before everything was seen."""
+
+    def __bool__(self) -> bool:
+        """Return whether the policy is safe."""
+        return self.ok is True
+
+    @property
+    def law(self) -> str | None:
+        """The law that is broken."""
+        return self.violation and self.violation.law
+
+    @property
+    def scenario(self) -> str | None:
+        """The shortest scenario that breaks it."""
+        return self.violation and self.violation.scenario
+
+    @property
+    def never(self) -> tuple[str, ...]:
+        """The kinds of events that never happened."""
+        return tuple(kind for kind, count in self.reached.items() if not count)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data, as `--json` prints it."""
+        return {
+            "policy": self.policy,
+            "vendor": self.vendor,
+            "scope": {**asdict(self.scope), "laws": self.laws},
+            "ok": self.ok,
+            "states": self.states,
+            "transitions": self.transitions,
+            "depth": self.depth,
+            "seconds": self.seconds,
+            "reached": self.reached,
+            "state_bytes": self.state_bytes,
+            "bytes": self.bytes,
+            "violation": self.violation and asdict(self.violation),
+            "stopped": self.stopped,
+        }
+
+
+def laws() -> list[Law]:
+    """Return the laws.
+
+    Example:
+        >>> [law.name for law in laws()][:3]
+        ['host-armed', 'guest-armed', 'debugger-owns']
+    """
+    return [Law(*row) for row in _core.laws()]
+
+
+def event_kinds() -> list[tuple[str, bool, str]]:
+    """Return the kinds of events: name, whether they are among the usual ones, and what happens."""
+    return _core.event_kinds()
+
+
+def check(
+    policy: str = "linux",
+    scope: Scope | None = None,
+    *,
+    vendor: Literal["intel", "amd"] = "amd",
+    laws: Sequence[str] = (),
+    walks: int | None = None,
+    seed: int = 1,
+    threads: int = 0,
+    memory: int = MEMORY,
+    progress: Callable[[int, int, int, int], None] | None = None,
+    **changes: object,
+) -> Verdict:
+    """Explore a policy: every state that it can get into within a scope, every event in each.
+
+    Args:
+        policy: Which.
+        scope: How large a machine, and what happens on it; default: one of everything, and the usual events.
+        vendor: Whose virtualisation.
+        laws: Which laws; default: all.
+        walks: Walk at random so many times, where seeing everything would take too long. Never says "safe".
+        seed: What random walks are determined by.
+        threads: How many; 0: one for each core. The result is the same for any number.
+        memory: Bytes that it may take; it ends before it takes more.
+        progress: Called now and then with states, those that wait, transitions, and depth.
+        changes: Fields of the scope that are other than in `scope`.
+
+    Returns:
+        Safe or not, and if not, the shortest scenario that breaks a law.
+
+    Raises:
+        ValueError: There is no such policy, law or kind of events, or a number is out of range.
+        TypeError: There is no such field of a scope.
+        Interrupted: Ctrl-C, with what is known so far.
+
+    Example:
+        >>> bool(check("lean", nmi=True))
+        True
+        >>> verdict = check("skip")
+        >>> verdict.law
+        'entry-quiet'
+        >>> print(verdict.scenario.splitlines()[-1])
+        v0 vm_entry
+    """
+    # A change of the wrong name is a TypeError that names it.
+    scope = replace(scope or Scope(), **changes)  # type: ignore[arg-type]
+    fields = asdict(scope)
+    events = fields.pop("events") or None
+    core = _core.CheckScope(vendor=vendor, events=events, laws=",".join(laws) or None, **fields)
+    name = _core.policy_name(policy)
+    start = time.perf_counter()
+    told = core.check(policy, threads, memory, walks, seed, progress)
+    ok, states, transitions, depth, reached, state_bytes, size, violation, stopped = told
+    verdict = Verdict(
+        policy=name,
+        vendor=vendor,
+        scope=replace(scope, events=core.events),
+        laws=core.laws,
+        ok=ok,
+        states=states,
+        transitions=transitions,
+        depth=depth,
+        seconds=time.perf_counter() - start,
+        reached=dict(reached),
+        state_bytes=state_bytes,
+        bytes=size,
+        violation=violation and Violation(*violation),
+        stopped=stopped,
+    )
+    if stopped == "asked":
+        raise Interrupted(verdict)
+    return verdict
+
+
+def laws_broken(
+    policy: str = "linux", scope: Scope | None = None, *, vendor: Literal["intel", "amd"] = "amd"
+) -> tuple[list[Verdict], Verdict]:
+    """Find every law that a policy breaks within a scope: each is left out once it is found.
+
+    Returns:
+        A verdict for each law that is broken, and the one of all that are left.
+    """
+    names = [law.name for law in laws()]
+    broken: list[Verdict] = []
+    while True:
+        verdict = check(policy, scope, vendor=vendor, laws=names)
+        if verdict.violation is None or len(names) == 1:
+            return broken, verdict
+        broken.append(verdict)
+        names.remove(verdict.violation.law)
