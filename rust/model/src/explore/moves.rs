@@ -156,6 +156,19 @@ impl Moves<'_> {
                 }
             }
         }
+        if self.has_room() && self.has(Kind::OpenOnCpu) {
+            for (cpu, address) in self.cpus().flat_map(|cpu| self.scope.all_addresses().map(move |at| (cpu, at))) {
+                let attr = Attr::write(address, 8);
+                let event = Event::PerfEventOpen { by: task, attr, task: Some(task), cpu: Some(cpu), group: None };
+                self.list.push((Kind::OpenOnCpu, event));
+            }
+        }
+        if self.has_room() && task == TaskId(2) {
+            for address in self.scope.all_addresses() {
+                let (attr, on) = (Attr::write(address, 8), Some(TaskId(1)));
+                self.add(Kind::OpenOther, Event::PerfEventOpen { by: task, attr, task: on, cpu: None, group: None });
+            }
+        }
         self.add(Kind::OpenInvalid, on_itself(Attr::write(0x1001, 8)));
         let (cpu, runs) = (machine.task(task).cpu, machine.is_running(task));
         if runs && machine.cpu(cpu).guest.is_none() {
@@ -267,6 +280,8 @@ impl Moves<'_> {
             self.add(Kind::GuestDr6, write(6, dr6));
         }
         self.add(Kind::GuestDr6, read(6));
+        // What is written and read, but not enabled: a step over it may show a match.
+        self.add(Kind::GuestStep, write(7, dr7_of(0, BpKind::Write) & !0xff));
         self.add(Kind::GuestDr5, write(5, Dr7::FIXED | Dr7::GE));
         self.add(Kind::GuestDr5, read(5));
         self.add(Kind::GuestCpl3, Event::MovFromDr { vcpu, dr: 0, cpl: 3 });

@@ -48,6 +48,8 @@ kinds! {
     GuestAccess "guest-access" true "a guest writes to an address";
     Debug "debug" true "a VMM has the registers for its debugger (KVM_GUESTDBG_USE_HW_BP), and gives them back";
     OpenCpu "open-cpu" false "a breakpoint is opened on a CPU";
+    OpenOnCpu "open-on-cpu" false "a task opens a breakpoint on itself, for one CPU";
+    OpenOther "open-other" false "the second task opens a breakpoint on the first";
     OpenInvalid "open-invalid" false "a task tries to open a misaligned breakpoint";
     Pinned "pinned" false "what is opened may be pinned";
     Inherit "inherit" false "what is opened may be inherited";

@@ -149,10 +149,11 @@ impl Machine {
         is_protected.then(|| refused(Errno::EINVAL, "KVM cannot see the registers of a protected guest"))
     }
 
-    /// The guest is entitled to what it was given from outside.
+    /// The guest is entitled to what it was given from outside, as far as its registers can hold it.
     fn own_view(&mut self, id: VcpuId, dr6: Option<u64>) {
         let vcpu = &mut self.vcpus[id.index()];
-        vcpu.own = debugreg::Registers { dr: vcpu.db, dr6: dr6.unwrap_or(vcpu.own.dr6), dr7: vcpu.dr7 };
+        let dr6 = dr6.map_or(vcpu.own.dr6, |dr6| fixed(Dr::Status, dr6));
+        vcpu.own = debugreg::Registers { dr: vcpu.db, dr6, dr7: fixed(Dr::Control, vcpu.dr7) };
     }
 }
 

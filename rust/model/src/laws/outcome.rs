@@ -39,9 +39,7 @@ impl Expected {
         }
         match *event {
             Event::TaskAccess { task, access, insn: Insn::Plain, kernel } => hits(machine, task, access, kernel),
-            Event::GuestAccess { vcpu, access, insn: Insn::Plain, emulated } => {
-                guest_access(machine, vcpu, access, emulated)
-            }
+            Event::GuestAccess { vcpu, access, insn, emulated } => guest_access(machine, vcpu, access, insn, emulated),
             Event::MovToDr { vcpu, dr, value, cpl } => mov_dr(machine, vcpu, dr, Some(value), cpl),
             Event::MovFromDr { vcpu, dr, cpl } => mov_dr(machine, vcpu, dr, None, cpl),
             Event::GetDebugregs(vcpu) if !machine.policy.world().is_protected() => Expected::Own(vcpu, None),
@@ -181,9 +179,14 @@ fn hits(machine: &Machine, task: TaskId, access: Access, kernel: bool) -> Expect
     Expected::Hits { counters, kgdb: kgdb && kernel, sigtrap }
 }
 
-fn guest_access(machine: &Machine, id: VcpuId, access: Access, emulated: bool) -> Expected {
+fn guest_access(machine: &Machine, id: VcpuId, access: Access, insn: Insn, emulated: bool) -> Expected {
     let vcpu = machine.vcpu(id);
-    if vcpu.mov_ss || machine.options.disabled_match && vcpu.debugger_owns() {
+    let told = vcpu.debugger_owns() && machine.options.disabled_match;
+    if vcpu.mov_ss || told || !matches!(insn, Insn::Plain | Insn::PopfTf | Insn::Frame) {
+        return Expected::Anything;
+    }
+    let own_step = insn == Insn::PopfTf;
+    if own_step && (vcpu.is_debugged() || emulated || access.what == What::Execute || vcpu.nested.is_some()) {
         return Expected::Anything;
     }
     let executes = access.what == What::Execute;
@@ -193,6 +196,9 @@ fn guest_access(machine: &Machine, id: VcpuId, access: Access, emulated: bool) -
     let step = if vcpu.is_stepped() { Dr6::BS } else { 0 };
     // The fault of an execute breakpoint comes before the instruction, and before its step.
     let events = if executes && events != 0 { events } else { events | step };
+    if own_step {
+        return Expected::Db { fault: false };
+    }
     if events == 0 {
         return Expected::Nothing;
     }

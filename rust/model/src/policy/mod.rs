@@ -131,6 +131,20 @@ impl Named {
     }
 }
 
+/// What is open in the newest Linux.
+const HAZARDS: &[Delta] = &[
+    Delta::Z1,
+    Delta::Z2,
+    Delta::Z3,
+    Delta::Z5,
+    Delta::Z6,
+    Delta::Z7,
+    Delta::Z8,
+    Delta::Z9,
+    Delta::Z10,
+    Delta::Z11,
+];
+
 /// The policies that have names; `linux` is the newest of Linux.
 #[rustfmt::skip]
 pub const NAMED: &[Named] = &[
@@ -175,6 +189,8 @@ pub const NAMED: &[Named] = &[
         "as xen, and a guest's breakpoints take the registers too; the host's are read first, and come back"),
     Named::new("none", HostHalf::Perf, KvmHalf::Nothing, NEWEST,
         "nobody switches anything"),
+    Named::new("linux-fixed", HostHalf::Perf, KvmHalf::Linux5_15, NEWEST,
+        "the newest Linux with each hazard closed that is still open (Z-)").without(HAZARDS),
     Named::new("linux", HostHalf::Perf, KvmHalf::Linux5_15, NEWEST,
         "the newest Linux: as linux-6.14; DR7 is disarmed with 0x400, the emulator heeds the debugger"),
 ];
