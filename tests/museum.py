@@ -1,6 +1,7 @@
 """The museum: bugs that the reference knows, each with a scope in which `check` finds it by itself.
 
-A bug is a delta of a policy. It must be found in its scope with all laws on, and the same scope must be safe without it.
+A bug is a delta of a policy. It must be found in its scope with all laws on, and the same scope must be safe without
+it.
 """
 
 from __future__ import annotations
@@ -71,9 +72,7 @@ ENTRIES = [
     Entry("H-03", "dr6-true", "+guest-dr6,ptrace", vendor="intel"),
     Entry("H-04", "skip-free"),
     Entry("H-05", "entry-quiet"),
-    Entry(
-        "H-06", "dr6-true", "entry,guest-dr,guest-dr6,guest-access,debug", base="linux-fixed+Z-9=on"
-    ),
+    Entry("H-06", "dr6-true", "entry,guest-dr,guest-dr6,guest-access,debug", base="linux-fixed+Z-9=on"),
     Entry("H-07", "dr6-true", "+debug-gd", vendor="intel"),
     Entry("H-08", "guest-reads-own", "+guest-cpl3", vendor="intel", base=OLD),
     Entry("H-09", "dr6-true", "+guest-dr6"),
@@ -113,7 +112,7 @@ ENTRIES = [
 ]
 
 OTHER = {
-    "Z-4": "kgdb sets a breakpoint from an NMI around a guest's turn; nothing tells it that the registers are not the host's",
+    "Z-4": "kgdb sets a breakpoint from an NMI around a guest's turn, and takes the registers for the host's",
 }
 
 NOT_HERE = {

@@ -17,7 +17,7 @@ Example:
 TYPE_CHECKING = False  # What `typing` calls so, without the import.
 if TYPE_CHECKING:
     from debugreg import errors
-    from debugreg._check import Law, Scope, Verdict, Violation, check, event_kinds, laws
+    from debugreg._check import Kept, Law, Scope, Verdict, Violation, check, event_kinds, laws, laws_kept
     from debugreg._codec import DR6, DR7, Slot, encode_dr7
     from debugreg._compare import Comparison, compare
     from debugreg._conform import Conformance, conform
@@ -39,6 +39,7 @@ __all__ = [
     "Cpu",
     "DebugregError",
     "Held",
+    "Kept",
     "Law",
     "Machine",
     "Outcome",
@@ -64,6 +65,7 @@ __all__ = [
     "errors",
     "event_kinds",
     "laws",
+    "laws_kept",
     "policies",
     "replay",
     "run",
@@ -80,6 +82,7 @@ _HOMES = {
     "Cpu": "_machine",
     "DebugregError": "errors",
     "Held": "_machine",
+    "Kept": "_check",
     "Law": "_check",
     "Machine": "_machine",
     "Outcome": "_machine",
@@ -104,6 +107,7 @@ _HOMES = {
     "encode_dr7": "_codec",
     "event_kinds": "_check",
     "laws": "_check",
+    "laws_kept": "_check",
     "policies": "_policies",
     "replay": "_replay",
     "run": "_scenario",

@@ -12,7 +12,7 @@ from debugreg.errors import Interrupted
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Law", "Scope", "Verdict", "Violation", "check", "event_kinds", "laws", "laws_broken"]
+__all__ = ["Kept", "Law", "Scope", "Verdict", "Violation", "check", "event_kinds", "laws", "laws_kept"]
 
 MEMORY = 4 << 30
 """Bytes that an exploration may take unless it is told otherwise."""
@@ -226,19 +226,58 @@ def check(
     return verdict
 
 
-def laws_broken(
-    policy: str = "linux", scope: Scope | None = None, *, vendor: Literal["intel", "amd"] = "amd"
-) -> tuple[list[Verdict], Verdict]:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which laws a policy keeps within a scope, each judged to the end. True if it keeps all."""
+
+    verdict: Verdict
+    """The first verdict, under all laws."""
+    broken: dict[str, Violation]
+    """By law: the shortest scenario that breaks it, among those that break none of the laws before."""
+    judged: bool
+    """Whether the laws that are left were judged to the end."""
+
+    def __bool__(self) -> bool:
+        """Return whether it keeps all."""
+        return self.verdict.ok is True
+
+    def keeps(self, law: str) -> bool | None:
+        """Return whether it keeps a law; None if that is not known."""
+        return False if law in self.broken else True if self.judged else None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data: the verdict, and what of each law."""
+        return {**self.verdict.to_dict(), "laws": {law.name: self.keeps(law.name) for law in laws()}}
+
+
+def laws_kept(
+    policy: str = "linux",
+    scope: Scope | None = None,
+    *,
+    vendor: Literal["intel", "amd"] = "amd",
+    progress: Callable[[int, int, int, int], None] | None = None,
+) -> Kept:
     """Find every law that a policy breaks within a scope: each is left out once it is found.
 
-    Returns:
-        A verdict for each law that is broken, and the one of all that are left.
+    Args:
+        policy: Which.
+        scope: As in `check`.
+        vendor: Whose virtualisation.
+        progress: As in `check`.
+
+    Example:
+        >>> list(laws_kept("skip", Scope(nmi=True)).broken)
+        ['entry-quiet']
     """
+    first = None
     names = [law.name for law in laws()]
-    broken: list[Verdict] = []
+    broken: dict[str, Violation] = {}
     while True:
-        verdict = check(policy, scope, vendor=vendor, laws=names)
-        if verdict.violation is None or len(names) == 1:
-            return broken, verdict
-        broken.append(verdict)
+        verdict = check(policy, scope, vendor=vendor, laws=names, progress=progress)
+        first = first or verdict
+        if verdict.violation is None:
+            return Kept(first, broken, judged=verdict.stopped is None and not verdict.never)
+        broken[verdict.violation.law] = verdict.violation
         names.remove(verdict.violation.law)
+        if not names:
+            return Kept(first, broken, judged=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from debugreg import _core
+from debugreg._check import Kept, Scope, laws_kept
 from debugreg._cost import WEIGHT
 from debugreg._replay import Replay, read_trace, replay_one
 from debugreg.errors import Interrupted
@@ -30,6 +31,8 @@ class Comparison:
     weight: int
     """What a VM exit counts for, in debug-register accesses."""
     replays: tuple[Replay, ...]
+    kept: tuple[Kept, ...] = ()
+    """By policy: which laws it keeps within `SCOPE`; empty if that was not asked."""
 
     def weighted(self, replay: Replay) -> int:
         """Return what a policy is ranked by: writes + reads + weight x exits."""
@@ -37,9 +40,17 @@ class Comparison:
 
     @property
     def cheapest(self) -> Replay | None:
-        """The cheapest of those that kept host and guest apart and entered quietly, and whose cost is fully known."""
-        known = (r for r in self.replays if not (r.lower_bound or r.not_expressible))
-        kept = (r for r in known if r.apart and not r.law("entry-quiet").failures)
+        """The cheapest of those that are safe, and whose cost is fully known.
+
+        Safe is who keeps every law; where that was not asked, who kept host and guest apart on this trace, and entered
+        quietly.
+        """
+        safe = self.kept or tuple(r.apart and not r.law("entry-quiet").failures for r in self.replays)
+        kept = (
+            r
+            for r, is_safe in zip(self.replays, safe, strict=False)
+            if is_safe and not (r.lower_bound or r.not_expressible)
+        )
         # Where nobody had anything to do, nobody is cheap.
         return min(kept, key=self.weighted, default=None) if any(map(self.weighted, self.replays)) else None
 
@@ -50,15 +61,16 @@ class Comparison:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data, as `--json` prints it."""
+        checks = [kept.to_dict() for kept in self.kept] or [None] * len(self.replays)
         rows = [
             {
                 "policy": replay.policy,
                 "vendor": replay.vendor,
-                "check": None,
+                "check": check,
                 "replay": replay.to_dict(),
                 "ratio": self.ratio(replay),
             }
-            for replay in self.replays
+            for replay, check in zip(self.replays, checks, strict=True)
         ]
         return {"trace": self.trace, "weight": self.weight, "policies": rows}
 
@@ -68,21 +80,32 @@ def shipped_trace() -> pathlib.Path:
     return pathlib.Path(__file__).with_name("data") / "kvm-amd-6.12-phases.txt.gz"
 
 
+SCOPE = Scope(nmi=True)
+"""In which a comparison judges every law: one of everything, two tasks, an NMI before any step."""
+
+
+@cache
+def _kept(policy: str, vendor: Literal["intel", "amd"]) -> Kept:
+    return laws_kept(policy, SCOPE, vendor=vendor)
+
+
 def compare(
     trace: Path | None = None,
     *,
     policies: Sequence[str] = (),
     vendor: Literal["intel", "amd"] | None = None,
     weight: int = WEIGHT,
+    laws: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
-    """Compare policies on a trace.
+    """Compare policies: what each costs on a trace, and which laws it keeps.
 
     Args:
         trace: The trace; default: the one that ships with the package.
         policies: Which; default: all that have names (`linux`, the same as the newest of them, left out).
         vendor: Whose virtualisation; default: as the trace's exits show.
         weight: What a VM exit counts for, in debug-register accesses.
+        laws: Whether every law is judged for each policy, exhaustively within `SCOPE`.
         progress: Called with the policy, the rows done, and their number.
 
     Raises:
@@ -100,13 +123,19 @@ def compare(
     ]
     read = read_trace(path)
     replays: list[Replay] = []
+    kept: list[Kept] = []
     try:
         for policy in names:
             told = None if progress is None else partial(_tell, progress, policy, read.rows)
             replays.append(replay_one(read, path, policy, vendor, verify=False, progress=told))
+        for replay in replays if laws else ():
+            kept.append(_kept(replay.policy, replay.vendor))
+            if progress is not None:
+                progress(f"laws: {replay.policy}", len(kept), len(replays))
     except KeyboardInterrupt as interrupt:
+        # Half of the laws judge nobody.
         raise Interrupted(Comparison(path, read.rows, weight, tuple(replays))) from interrupt
-    return Comparison(path, read.rows, weight, tuple(replays))
+    return Comparison(path, read.rows, weight, tuple(replays), tuple(kept))
 
 
 def _tell(progress: Callable[[str, int, int], None], policy: str, rows: int, done: int) -> None:

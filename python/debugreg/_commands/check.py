@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import click
@@ -48,7 +49,9 @@ def _scope_options(function: Callable[..., int]) -> Callable[..., int]:
 @_cli.policy_option("Which policies; may be given several times. Default: linux.")
 @_cli.vendor_option
 @_scope_options
-@click.option("--events", default="", metavar="KINDS", help="What happens: NAME,...; +NAME,...: besides; ?: lists them.")
+@click.option(
+    "--events", default="", metavar="KINDS", help="What happens: NAME,...; +NAME,...: besides; ?: lists them."
+)
 @click.option("--law", "laws", multiple=True, metavar="NAME", help="Which laws; may come several times. Default: all.")
 @click.option("--walks", type=click.IntRange(min=1), help="Walk at random so many times instead of seeing everything.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=1, show_default=True, help="What walks depend on.")
@@ -83,23 +86,18 @@ def check(
     try:
         with _cli.progress("exploring") as tell:
             for name in policy or ("linux",):
-                verdicts.append(
-                    check_policy(
-                        name,
-                        Scope(events=events, **scope),
-                        vendor=vendor or "amd",
-                        laws=laws,
-                        walks=walks,
-                        seed=seed,
-                        threads=threads,
-                        memory=int(memory * 2**30),
-                        progress=lambda states, queue, transitions, depth, name=name: tell(
-                            f"{name}: {transitions:,} transitions, depth {depth}, {queue:,} states wait",
-                            states,
-                            None,
-                        ),
-                    )
+                verdict = check_policy(
+                    name,
+                    Scope(events=events, **scope),
+                    vendor=vendor or "amd",
+                    laws=laws,
+                    walks=walks,
+                    seed=seed,
+                    threads=threads,
+                    memory=int(memory * 2**30),
+                    progress=partial(_tell, tell, name),
                 )
+                verdicts.append(verdict)
     except Interrupted as interrupt:
         verdicts.append(cast("Verdict", interrupt.so_far))
         interrupted = True
@@ -116,6 +114,12 @@ def check(
     return max(1 if verdict.ok is False else 4 if verdict.ok is None else 0 for verdict in verdicts)
 
 
+def _tell(
+    tell: Callable[[str, int, int | None], None], policy: str, states: int, queue: int, transitions: int, depth: int
+) -> None:
+    tell(f"{policy}: {transitions:,} transitions, depth {depth}, {queue:,} states wait", states, None)
+
+
 _STOPPED = {
     "asked": "[yellow]interrupted[/]",
     "memory": "[yellow]stopped: it would have taken more memory (--memory)[/]",
@@ -127,9 +131,7 @@ def _show(console: Console, verdict: Verdict) -> None:
     from rich.text import Text
 
     name = f"[bold]{verdict.policy}[/] on {verdict.vendor}"
-    counts = (
-        f"{verdict.states:,} states, {verdict.transitions:,} transitions, depth {verdict.depth}, {verdict.seconds:.1f} s"
-    )
+    counts = f"{verdict.states:,} states, {verdict.transitions:,} transitions, depth {verdict.depth}, {verdict.seconds:.1f} s"
     if verdict.violation:
         console.print(f"{name} breaks [bold red]{verdict.violation.law}[/] ({counts}):", soft_wrap=True)
         console.print(Text(verdict.violation.why, "red"), soft_wrap=True)

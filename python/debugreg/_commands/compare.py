@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from debugreg._check import Kept
     from debugreg._compare import Comparison
     from debugreg._cost import Cost
     from debugreg._replay import Observed, Replay
@@ -45,15 +46,19 @@ _QUESTIONS = {
     show_default=True,
     help="How many debug-register accesses a VM exit counts for.",
 )
+@click.option(
+    "--laws/--no-laws", default=True, show_default=True, help="Judge every law for each policy, exhaustively."
+)
 def compare(
     *,
     traces: tuple[str, ...],
     policy: tuple[str, ...],
     vendor: Literal["intel", "amd"] | None,
     weight: int,
+    laws: bool,
     as_json: bool,
 ) -> int:
-    """Compare policies: what each costs on a real trace, and what it keeps.
+    """Compare policies: what each costs on a real trace, and which laws it keeps.
 
     Without a trace: the one that ships with the package, recorded on a stock Debian kernel with kvm-amd.
     """
@@ -62,7 +67,7 @@ def compare(
     try:
         with _cli.progress("comparing") as tell:
             for trace in traces or (None,):
-                one = compare_policies(trace, policies=policy, vendor=vendor, weight=weight, progress=tell)
+                one = compare_policies(trace, policies=policy, vendor=vendor, weight=weight, laws=laws, progress=tell)
                 comparisons.append(one)
     except Interrupted as interrupt:
         comparisons.append(cast("Comparison", interrupt.so_far))
@@ -96,18 +101,29 @@ def _page(comparison: Comparison) -> list[RenderableType]:
     parts: list[RenderableType] = [head]
     parts += [_costs(comparison, block) for block in blocks]
     parts += [_manners(block) for block in blocks]
-    notes = (
-        [f"[bold]{cheapest.policy}[/] is the cheapest of those that keep host and guest apart and enter quietly."]
-        if cheapest
-        else []
-    )
-    notes += [
-        f"[bold]{replay.policy}[/]: line {line}: {reason}"
-        for replay in comparison.replays
-        for line, reason in replay.not_expressible
-    ]
+    kept = [comparison.kept[at : at + ABREAST] for at in range(0, len(comparison.kept), ABREAST)]
+    parts += [_laws(*pair) for pair in zip(blocks, kept, strict=False)]
+    safe = "keep every law" if comparison.kept else "keep host and guest apart and enter quietly"
+    notes = [f"[bold]{cheapest.policy}[/] is the cheapest of those that {safe}."] if cheapest else []
+    notes += [note for replay in comparison.replays for note in _not_expressible(replay)]
     parts += [Padding("\n".join(notes), (0, 0, 1, 0))] if notes else []
     return parts
+
+
+def _not_expressible(replay: Replay) -> list[str]:
+    """Say what a policy's kernel does not have, each reason once."""
+    first: dict[str, int] = {}
+    many: dict[str, int] = {}
+    for line, reason in replay.not_expressible:
+        first.setdefault(reason, line)
+        many[reason] = many.get(reason, 0) + 1
+    name = f"[bold]{replay.policy}[/]"
+    return [
+        f"{name}: line {first[reason]}: {reason}"
+        if count == 1
+        else f"{name}: {count:,} lines, the first {first[reason]}: {reason}"
+        for reason, count in many.items()
+    ]
 
 
 def _table(replays: Sequence[Replay], title: str, first: str) -> Table:
@@ -165,6 +181,16 @@ def _bound(replay: Replay) -> str:
 
 def _total(replay: Replay, total: int) -> str:
     return f"[bold]{_bound(replay)}{_short(total)}"
+
+
+def _laws(replays: Sequence[Replay], kept: Sequence[Kept]) -> Table:
+    from debugreg._check import laws
+
+    table = _table(replays, "Which laws it keeps: 1 CPU, 2 tasks, 1 vCPU, 1 slot, an NMI before any step", "")
+    said = {True: "[green]keeps", False: "[red]breaks", None: "[dim]not seen"}
+    for law in laws():
+        table.add_row(law.name, *(said[one.keeps(law.name)] for one in kept))
+    return table
 
 
 def _manners(replays: Sequence[Replay]) -> Table:

@@ -12,8 +12,8 @@ use super::scope::Scope;
 use crate::context::Context;
 use crate::counter::{Counter, Origin, State};
 use crate::machine::Machine;
-use crate::step::{counter_of, owner};
 use crate::policy::Delta;
+use crate::step::{counter_of, owner};
 use crate::{ContextId, CounterId, CpuId, VcpuId};
 
 /// What the names of before have become.

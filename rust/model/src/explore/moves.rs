@@ -114,9 +114,14 @@ impl Moves<'_> {
         if self.has_room() {
             for address in self.scope.all_addresses() {
                 for (kind, attr) in self.attrs(address) {
-                    let by = TaskId(1);
+                    let Some(by) = self.scope.all_tasks().find(|&task| self.machine.task(task).is_alive()) else {
+                        break;
+                    };
                     if self.has(kind) || kind == Kind::Open {
-                        self.add(Kind::OpenCpu, Event::PerfEventOpen { by, attr, task: None, cpu: Some(cpu), group: None });
+                        self.add(
+                            Kind::OpenCpu,
+                            Event::PerfEventOpen { by, attr, task: None, cpu: Some(cpu), group: None },
+                        );
                     }
                 }
             }

@@ -304,7 +304,13 @@ fn perform(
     let mut next = machine.clone();
     // An NMI does not interrupt an NMI, and who is in kgdb is not interrupted by what calls it.
     let interruptible = !matches!(event, Event::Nmi(..) | Event::Kgdb(..));
-    let mut trial = Trial { witness: laws::Witness::new(machine, event, scope.laws), nmi: scope.nmis.plain && interruptible, at: Vec::new(), differs: Vec::new(), trials: 0 };
+    let mut trial = Trial {
+        witness: laws::Witness::new(machine, event, scope.laws),
+        nmi: scope.nmis.plain && interruptible,
+        at: Vec::new(),
+        differs: Vec::new(),
+        trials: 0,
+    };
     let Ok(outcome) = next.apply(event, &mut trial) else { return true };
     let Trial { witness, at, differs, trials, .. } = trial;
     let Ok(Judged { outcome, breach, .. }) = witness.conclude(&next, event, outcome) else { return true };

@@ -43,7 +43,13 @@ impl<T> Parts<T> {
     }
 
     /// The number of a part that hashes so and is equal to one for which `same` says so; `make` makes it if it is new.
-    fn number(&self, hash: u64, same: impl Fn(&T) -> bool, make: impl FnOnce() -> T, rehash: impl Fn(&T) -> u64) -> u32 {
+    fn number(
+        &self,
+        hash: u64,
+        same: impl Fn(&T) -> bool,
+        make: impl FnOnce() -> T,
+        rehash: impl Fn(&T) -> u64,
+    ) -> u32 {
         {
             let numbered = self.0.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(&number) = numbered.index.find(hash, |&number| same(&numbered.all[number as usize])) {
@@ -97,9 +103,8 @@ impl Store {
 
     /// A machine as a state: appends its numbers.
     pub(super) fn pack(&self, machine: &Machine, row: &mut Vec<u32>) {
-        let hash_of = |host: &Host| {
-            hash(&(&host.tasks, &host.contexts, &host.counters, &host.debugger, &host.histogram))
-        };
+        let hash_of =
+            |host: &Host| hash(&(&host.tasks, &host.contexts, &host.counters, &host.debugger, &host.histogram));
         let Machine { tasks, contexts, counters, debugger, histogram, .. } = machine;
         let same = |host: &Host| {
             host.counters == *counters

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::moves::{moves, nmis, races};
 use super::scope::{Kind, Scope};
 use super::search::{Progress, Stop, Verdict, Violation, bound_by};
+use crate::CounterId;
 use crate::event::{Event, Nmi};
 use crate::laws::{Breach, Judged, judge};
 use crate::machine::Machine;
 use crate::policy::Policy;
 use crate::scenario::{At, Scenario, Told};
-use crate::CounterId;
 
 /// How many events a walk has.
 const LENGTH: usize = 60;

@@ -141,8 +141,7 @@ impl Expected {
             }
             _ => (Law::NoLoss, "the access never comes to an end"),
         };
-        let wanted =
-            brief(&Outcome::Hits { counters: counters.clone(), kgdb: *kgdb, sigtrap: *sigtrap });
+        let wanted = brief(&Outcome::Hits { counters: counters.clone(), kgdb: *kgdb, sigtrap: *sigtrap });
         Some(Breach { law, why: format!("{why}: {wanted} was due, and there was {}", brief(outcome)) })
     }
 }

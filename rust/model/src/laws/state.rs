@@ -37,7 +37,10 @@ impl Machine {
         let same = shadow.armed().eq(bank.hardware.armed());
         (!same).then(|| Breach {
             law: Law::ShadowTrue,
-            why: format!("cpu{} has dr7={:#x} in hardware, {:#x} in its shadow", cpu.0, bank.hardware.dr7, bank.control),
+            why: format!(
+                "cpu{} has dr7={:#x} in hardware, {:#x} in its shadow",
+                cpu.0, bank.hardware.dr7, bank.control
+            ),
         })
     }
 

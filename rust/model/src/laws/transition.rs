@@ -19,6 +19,8 @@ pub struct Witness {
     expected: Expected,
     /// By CPU: what its host side was owed before.
     owed: Vec<Vec<Breakpoint>>,
+    /// What software had armed of the guests' before, where it does.
+    guests: Vec<Breakpoint>,
     /// What was armed in between that was not owed before.
     seen: Vec<(CpuId, Breakpoint)>,
     /// MOV DRs so far, if nothing is set and there should be none; where the first one would be told.
@@ -44,6 +46,7 @@ impl Witness {
             laws,
             expected: if judges { Expected::of(machine, event) } else { Expected::Anything },
             owed: cpus.map(|cpu| machine.host_owed(cpu)).collect(),
+            guests: if judges && machine.arms_early() { guests_of(machine) } else { Vec::new() },
             seen: Vec::new(),
             free: judges && is_hook(event) && machine.has_nothing_set(),
             moves: 0,
@@ -108,9 +111,8 @@ impl Witness {
     /// Something was armed in host context that nobody there was owed, neither before nor after.
     fn strange(&self, machine: &Machine) -> Option<Breach> {
         let (cpu, bp) = self.seen.iter().find(|&&(cpu, bp)| {
-            let guests = || (0..machine.vcpus.len()).map(VcpuId::from).flat_map(|id| machine.effective(id).armed());
-            let is_guests = machine.arms_early() && guests().any(|(_, guests)| guests == bp);
-            !is_guests && !machine.host_owed(cpu).contains(&bp)
+            let is_guests = || self.guests.contains(&bp) || machine.arms_early() && guests_of(machine).contains(&bp);
+            !is_guests() && !machine.host_owed(cpu).contains(&bp)
         })?;
         Some(Breach {
             law: Law::HostArmed,
@@ -198,14 +200,16 @@ fn at_entry(witness: &mut Witness, machine: &Machine, cpu: CpuId) {
     if armed.is_empty() {
         return;
     }
-    let guests = |bp: &Breakpoint| {
-        let mut all = (0..machine.vcpus.len()).map(VcpuId::from).flat_map(|id| machine.effective(id).armed());
-        machine.arms_early() && all.any(|(_, guests)| guests == *bp)
-    };
-    if !armed.iter().all(guests) {
+    if !machine.arms_early() || !armed.iter().all(|bp| guests_of(machine).contains(bp)) {
         let why = format!("cpu{} enters a guest with {} armed", cpu.0, list(&armed));
         witness.tell(Breach { law: Law::EntryQuiet, why });
     }
+}
+
+/// What the guests have set, or their debuggers instead.
+fn guests_of(machine: &Machine) -> Vec<Breakpoint> {
+    let all = (0..machine.vcpus.len()).map(VcpuId::from);
+    all.flat_map(|id| machine.effective(id).armed()).map(|(_, bp)| bp).collect()
 }
 
 /// Watches an interruption: its steps are not those of the event.

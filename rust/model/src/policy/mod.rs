@@ -132,18 +132,8 @@ impl Named {
 }
 
 /// What is open in the newest Linux.
-const HAZARDS: &[Delta] = &[
-    Delta::Z1,
-    Delta::Z2,
-    Delta::Z3,
-    Delta::Z5,
-    Delta::Z6,
-    Delta::Z7,
-    Delta::Z8,
-    Delta::Z9,
-    Delta::Z10,
-    Delta::Z11,
-];
+const HAZARDS: &[Delta] =
+    &[Delta::Z1, Delta::Z2, Delta::Z3, Delta::Z5, Delta::Z6, Delta::Z7, Delta::Z8, Delta::Z9, Delta::Z10, Delta::Z11];
 
 /// The policies that have names; `linux` is the newest of Linux.
 #[rustfmt::skip]

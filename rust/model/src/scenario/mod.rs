@@ -20,8 +20,8 @@ pub use names::Names;
 pub use parse::{At, Line, Scenario, TaskDeclaration, VcpuDeclaration, parse};
 pub use run::{Performed, Report, StepReport, run};
 pub use session::Session;
-pub(crate) use told::Told;
 pub use show::{show_event, show_outcome, show_step};
+pub(crate) use told::Told;
 
 /// A mistake in a scenario: where, what was found, what was allowed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]

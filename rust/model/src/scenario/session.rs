@@ -23,7 +23,12 @@ pub struct Session {
 impl Session {
     /// A machine without tasks.
     pub fn new(options: Options, policy: Policy) -> Session {
-        Session { machine: Machine::new(options, policy), names: Names::new(options.cpus), laws: Laws::NONE, bound: Vec::new() }
+        Session {
+            machine: Machine::new(options, policy),
+            names: Names::new(options.cpus),
+            laws: Laws::NONE,
+            bound: Vec::new(),
+        }
     }
 
     /// Adds a task.
