@@ -274,7 +274,7 @@ def laws_kept(
     broken: dict[str, Violation] = {}
     while True:
         verdict = check(policy, scope, vendor=vendor, laws=names, progress=progress)
-        first = first or verdict
+        first = verdict if first is None else first
         if verdict.violation is None:
             return Kept(first, broken, judged=verdict.stopped is None and not verdict.never)
         broken[verdict.violation.law] = verdict.violation

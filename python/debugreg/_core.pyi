@@ -13,6 +13,7 @@ __all__ = [
     "DR6_IDLE",
     "DR7_RESET",
     "__version__",
+    "CheckScope",
     "Counter",
     "Cpu",
     "KernelWorld",
@@ -35,7 +36,9 @@ __all__ = [
     "dr7_reserved",
     "dr7_slot",
     "encode_dr7",
+    "event_kinds",
     "kernel_conform",
+    "laws",
     "policies",
     "policy_name",
     "random_scenario",
@@ -64,6 +67,61 @@ __version__: Final[str]
 """
 The version of the package.
 """
+
+@final
+class CheckScope:
+    """
+    A scope, as `debugreg._check` has made sure it is one.
+    """
+    def __new__(
+        cls,
+        /,
+        *,
+        vendor: str,
+        cpus: SupportsIndex,
+        tasks: SupportsIndex,
+        vcpus: SupportsIndex,
+        slots: SupportsIndex,
+        addresses: SupportsIndex,
+        counters: SupportsIndex,
+        events: str | None,
+        laws: str | None,
+        nmi: bool,
+        kgdb: bool,
+        announce: bool,
+        races: bool,
+        symmetry: bool,
+        hypervisor: bool,
+        fred: bool,
+        disabled_match: bool,
+        decode_assists: bool,
+        kgdb_early: bool,
+    ) -> CheckScope: ...
+    def check(
+        self,
+        policy: str,
+        threads: SupportsIndex,
+        memory: SupportsIndex,
+        walks: SupportsIndex | None,
+        seed: SupportsIndex,
+        progress: Any | None,
+        /,
+    ) -> tuple[bool | None, int, int, int, list[tuple[str, int]], int, int, tuple[str, str, str] | None, str | None]:
+        """
+        Explore a policy: breadth-first, or with `walks` at random, determined by `seed`.
+
+        Ctrl-C ends it, and what is known then is returned with "asked"; an exception of `progress` is raised.
+        """
+    @property
+    def events(self, /) -> str:
+        """
+        The kinds of events, with commas between them.
+        """
+    @property
+    def laws(self, /) -> str:
+        """
+        The laws, with commas between them; `all` if it is all.
+        """
 
 @disjoint_base
 class Counter:
@@ -464,6 +522,11 @@ def encode_dr7(slot: SupportsIndex, *, len: SupportsIndex, type: str) -> int:
         '0x90202'
     """
 
+def event_kinds() -> list[tuple[str, bool, str]]:
+    """
+    The kinds of events: name, whether they happen unless something else is asked for, and what happens.
+    """
+
 def kernel_conform(
     texts: SupportsGetItem[int, str],
     count: SupportsIndex,
@@ -483,6 +546,11 @@ def kernel_conform(
         hazardous: Whether to perform what can harm the host.
         guests: Whether most of the random ones have guests.
         progress: Called now and then with the number of scenarios done, and of differences.
+    """
+
+def laws() -> list[tuple[str, str, str]]:
+    """
+    The laws: name, sentence, source.
     """
 
 def policies() -> list[tuple[str, str, str, str, list[tuple[str, str, str]]]]:

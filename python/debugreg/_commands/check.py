@@ -45,7 +45,7 @@ def _scope_options(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
-@_cli.command(example="debugreg check --policy skip --nmi")
+@_cli.command(example="debugreg check --policy lean --nmi")
 @_cli.policy_option("Which policies; may be given several times. Default: linux.")
 @_cli.vendor_option
 @_scope_options
@@ -114,9 +114,8 @@ def check(
     return max(1 if verdict.ok is False else 4 if verdict.ok is None else 0 for verdict in verdicts)
 
 
-def _tell(
-    tell: Callable[[str, int, int | None], None], policy: str, states: int, queue: int, transitions: int, depth: int
-) -> None:
+def _tell(tell: Callable[[str, int, int | None], None], policy: str, *now: int) -> None:
+    states, queue, transitions, depth = now
     tell(f"{policy}: {transitions:,} transitions, depth {depth}, {queue:,} states wait", states, None)
 
 
@@ -131,7 +130,8 @@ def _show(console: Console, verdict: Verdict) -> None:
     from rich.text import Text
 
     name = f"[bold]{verdict.policy}[/] on {verdict.vendor}"
-    counts = f"{verdict.states:,} states, {verdict.transitions:,} transitions, depth {verdict.depth}, {verdict.seconds:.1f} s"
+    counts = f"{verdict.states:,} states, {verdict.transitions:,} transitions, depth {verdict.depth}"
+    counts += f", {verdict.seconds:.1f} s"
     if verdict.violation:
         console.print(f"{name} breaks [bold red]{verdict.violation.law}[/] ({counts}):", soft_wrap=True)
         console.print(Text(verdict.violation.why, "red"), soft_wrap=True)

@@ -1,0 +1,73 @@
+//! Fixed scopes: how many states, transitions, and how deep. A change of a number is a change of the model, of a law, or of
+//! what counts as the same state.
+
+use std::sync::atomic::AtomicBool;
+
+use debugreg_model::explore::{Kinds, Nmis, Scope, Stop, check};
+use debugreg_model::{Options, Policy, Vendor};
+
+fn scope(cpus: usize, slots: usize, events: &str, nmi: bool) -> Scope {
+    let kinds = if events.is_empty() { Kinds::default_kinds() } else { Kinds::parse(events).expect("kinds") };
+    let options = Options { cpus, slots, ..Options::default() };
+    Scope { options, kinds, nmis: Nmis { plain: nmi, ..Nmis::default() }, ..Scope::default() }
+}
+
+fn explored(policy: &str, scope: &Scope) -> (u64, u64, u32) {
+    let policy = Policy::parse(policy).expect("a policy");
+    let verdict = check(policy, scope, 0, usize::MAX, &AtomicBool::new(false), &mut |_| true);
+    assert_eq!(verdict.is_safe(), Some(true), "{policy}: {:?} {:?}", verdict.violation, verdict.reached);
+    (verdict.states, verdict.transitions, verdict.depth)
+}
+
+#[test]
+fn six_scopes_have_the_states_that_they_have() {
+    let host = Scope { vcpus: 0, counters: 2, addresses: 2, ..scope(1, 2, "open,close,switch,access,toggle", true) };
+    let intel = Scope { options: Options { vendor: Vendor::Intel, ..scope(1, 1, "", true).options }, ..scope(1, 1, "", true) };
+    let found = [
+        explored("linux", &scope(1, 1, "", false)),
+        explored("lean", &scope(1, 1, "", true)),
+        explored("linux-fixed", &intel),
+        explored("linux", &host),
+        explored("linux-fixed", &scope(1, 1, "+nested", true)),
+        explored("lean", &scope(2, 1, "", true)),
+    ];
+    assert_eq!(
+        found,
+        [
+            (5149, 33638, 18),
+            (4741, 110_761, 17),
+            (2179, 63246, 15),
+            (919, 20305, 11),
+            (13199, 404_096, 16),
+            (9372, 282_358, 19),
+        ]
+    );
+}
+
+#[test]
+fn it_stops_when_it_is_told_to() {
+    let asked = check(
+        Policy::parse("lean").expect("a policy"),
+        &Scope { addresses: 3, counters: 3, ..scope(2, 3, "", true) },
+        2,
+        usize::MAX,
+        &AtomicBool::new(true),
+        &mut |_| true,
+    );
+    assert_eq!((asked.is_safe(), asked.stopped), (None, Some(Stop::Asked)));
+}
+
+#[test]
+fn a_state_is_at_most_24_bytes_with_its_link() {
+    for (cpus, slots) in [(1, 2), (2, 2)] {
+        let verdict = check(
+            Policy::parse("lean").expect("a policy"),
+            &scope(cpus, slots, "open,close,switch,access", false),
+            1,
+            usize::MAX,
+            &AtomicBool::new(false),
+            &mut |_| true,
+        );
+        assert!(verdict.state_bytes <= 24, "{}", verdict.state_bytes);
+    }
+}
