@@ -188,6 +188,8 @@ fn perform(before: &Session, line: &Line, early: usize, during: bool, late: usiz
         session.perform(&Event::SchedSwitch(CPU, to), watch).ok().map(drop)
     };
     let running = session.machine.cpu(CPU).running;
+    // Whoever a switch brings in stays.
+    let during = during && !matches!(line.event, Event::SchedSwitch(..));
     for _ in 0..early {
         switch(&mut session, &mut watch, TaskId::IDLE)?;
         switch(&mut session, &mut watch, running)?;
