@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
+from findings import FINDINGS, Finding, found
 from museum import ENTRIES, NOT_HERE, Entry, both
 from pages import DOCS, PAGES
 
@@ -40,6 +41,22 @@ def test_there_are_forty_at_least_and_each_delta_is_here_or_has_a_reason() -> No
     here = {entry.id for entry in ENTRIES} | set(NOT_HERE)
     deltas = {delta.id for row in dr.policies() for delta in row.deltas}
     assert deltas - here == {"announce", "histogram", "leader-gone"}, "what is no bug"
+
+
+@pytest.mark.parametrize("finding", FINDINGS, ids=[finding.title for finding in FINDINGS])
+def test_a_finding_is_found(finding: Finding) -> None:
+    assert found(finding).law == finding.law
+
+
+BESIDES = {"kgdb", "wide-local", "nmi", "pinned", "inherit"}
+
+
+@pytest.mark.parametrize("vendor", ["amd", "intel"])
+@pytest.mark.parametrize("kind", [kind for kind, usual, _ in dr.event_kinds() if not usual and kind not in BESIDES])
+def test_nothing_is_found_elsewhere(kind: str, vendor: Literal["amd", "intel"]) -> None:
+    cpus = 2 if kind in {"migrate", "hotplug"} else 1
+    verdict = dr.check("linux-fixed", vendor=vendor, events=f"+{kind}", cpus=cpus, nmi=cpus == 1)
+    assert verdict, verdict.violation or verdict.never
 
 
 @pytest.mark.parametrize("name", PAGES)

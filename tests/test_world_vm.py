@@ -1,0 +1,64 @@
+"""The world `vm`: a stock Debian kernel under QEMU's emulation, booted once; the corpus and random scenarios agree."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import debugreg as dr
+
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+FOLDERS = ("host", "mail", "anomalies", "kvm", "kernel", "guide")
+FILES = sorted(file for folder in FOLDERS for file in (SCENARIOS / folder).glob("*.scn"))
+
+# What the driver shares its CPU for, a tracee that is poked, stays away no longer than that takes: it is the one who runs.
+POKED = """\
+machine cpus=1 decode_assists=0 cpu=tcg
+task a cpu=0
+task b cpu=0
+task c cpu=0
+a attach b => ok
+b attach c => ok
+c perf_event_open bp_type=w bp_addr=0x1004 bp_len=1 => E3
+a fork k4 => ok
+cpu0 sched_switch k4 => ok
+a ptrace_poke b DR3 0x1000 => ok
+cpu0 sched_switch c => ok
+b ptrace_poke c DR6 0xffff0ff0 => ok
+b ptrace_poke c DR6 0x0 => ok
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Return the comparison of the corpus and of a hundred random scenarios with Debian's 6.12: one boot."""
+    poked = tmp_path_factory.mktemp("vm") / "poked.scn"
+    poked.write_text(POKED)
+    try:
+        return dr.conform([*FILES, poked], count=100, seed=1, world="vm")
+    except dr.WorldError as error:
+        pytest.skip(str(error))
+
+
+def test_model_and_emulated_kernel_agree_to_the_last_mov_dr(compared):
+    assert [(one.scenario, one.line, one.expected, one.observed) for one in compared.differences] == []
+    assert compared
+    assert compared.world == "vm"
+    assert compared.scenarios > 250
+    assert compared.steps > 3000
+    assert compared.moves > 1000
+
+
+def test_what_is_missing_is_said_with_the_command_that_gets_it(tmp_path):
+    """Nothing is in the cache, and there is nobody to fetch it."""
+    file = tmp_path / "x.scn"
+    file.write_text("task a\na store 0x1000 8 => nothing\n")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "debugreg", "run", "--on", "vm", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 3
+    assert "apt-get install" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
