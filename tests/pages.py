@@ -133,15 +133,15 @@ def findings_page() -> str:
         )
     return f"""# Findings
 
-What `debugreg check` found beyond [the museum](museum.md) in kernels as they are. Each is found again by the tests; whether
-a kernel was asked, and what it said, stands at the end of each.
+What `debugreg check` found beyond [the museum](museum.md) in kernels as they are. Each is found again by the tests;
+whether a kernel was asked, and what it said, stands at the end of each.
 
 {chr(10).join(parts)}
 ## Nothing found
 
-`linux-fixed` (the newest Linux with its open hazards closed) keeps every law in the scope of one CPU, two tasks, one vCPU,
-one slot, one address, with an NMI before any step, on AMD and on Intel, for every kind of events on top of the usual ones
-but the two that are told above, and `wide-local` (wprobe as posted, in the museum).
+`linux-fixed` (the newest Linux with its open hazards closed) keeps every law in the scope of one CPU, two tasks, one
+vCPU, one slot, one address, with an NMI before any step, on AMD and on Intel, for every kind of events on top of the
+usual ones but `kgdb`, told above, and `wide-local` (wprobe as posted, in the museum).
 """
 
 

@@ -13,7 +13,7 @@ SCENARIOS = Path(__file__).parents[1] / "scenarios"
 FOLDERS = ("host", "mail", "anomalies", "kvm", "kernel", "guide")
 FILES = sorted(file for folder in FOLDERS for file in (SCENARIOS / folder).glob("*.scn"))
 
-# What the driver shares its CPU for, a tracee that is poked, stays away no longer than that takes: it is the one who runs.
+# A tracee that is poked leaves its CPU, on which the driver lets others run, and comes back: twice here.
 POKED = """\
 machine cpus=1 decode_assists=0 cpu=tcg
 task a cpu=0

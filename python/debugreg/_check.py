@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from debugreg import _core
 from debugreg.errors import Interrupted
@@ -106,12 +106,12 @@ class Verdict:
     @property
     def law(self) -> str | None:
         """The law that is broken."""
-        return self.violation and self.violation.law
+        return self.violation.law if self.violation else None
 
     @property
     def scenario(self) -> str | None:
         """The shortest scenario that breaks it."""
-        return self.violation and self.violation.scenario
+        return self.violation.scenario if self.violation else None
 
     @property
     def never(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class Verdict:
             "reached": self.reached,
             "state_bytes": self.state_bytes,
             "bytes": self.bytes,
-            "violation": self.violation and asdict(self.violation),
+            "violation": asdict(self.violation) if self.violation else None,
             "stopped": self.stopped,
         }
 
@@ -218,8 +218,8 @@ def check(
         reached=dict(reached),
         state_bytes=state_bytes,
         bytes=size,
-        violation=violation and Violation(*violation),
-        stopped=stopped,
+        violation=Violation(*violation) if violation else None,
+        stopped=cast('Literal["asked", "memory", "walked"] | None', stopped),
     )
     if stopped == "asked":
         raise Interrupted(verdict)

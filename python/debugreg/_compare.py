@@ -45,7 +45,8 @@ class Comparison:
         Safe is who keeps every law; where that was not asked, who kept host and guest apart on this trace, and entered
         quietly.
         """
-        safe = self.kept or tuple(r.apart and not r.law("entry-quiet").failures for r in self.replays)
+        by_trace = (r.apart and not r.law("entry-quiet").failures for r in self.replays)
+        safe = [bool(kept) for kept in self.kept] or list(by_trace)
         kept = (
             r
             for r, is_safe in zip(self.replays, safe, strict=False)
@@ -61,7 +62,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data, as `--json` prints it."""
-        checks = [kept.to_dict() for kept in self.kept] or [None] * len(self.replays)
+        checks: list[dict[str, object] | None] = [kept.to_dict() for kept in self.kept]
+        checks = checks or [None] * len(self.replays)
         rows = [
             {
                 "policy": replay.policy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -70,7 +70,7 @@ def check(
     threads: int,
     memory: float,
     as_json: bool,
-    **scope: int,
+    **scope: Any,  # noqa: ANN401 - the options of `_scope_options`, which are the fields of a scope
 ) -> int:
     """Explore a policy: safe within a scope, or the shortest scenario that breaks a law.
 
