@@ -12,7 +12,7 @@ __all__ = ["FINDINGS", "Finding", "found"]
 
 @dataclass(frozen=True)
 class Finding:
-    ("""Something that breaks a law, and whether a kernel was asked.""",)
+    """Something that breaks a law, and whether a kernel was asked."""
 
     title: str
     policy: str

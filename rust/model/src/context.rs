@@ -90,7 +90,9 @@ impl Context {
     pub(crate) fn rename_counters(&mut self, new: impl Fn(CounterId) -> CounterId) {
         let active = [&mut self.pinned_active, &mut self.flexible_active];
         for list in [&mut self.pinned, &mut self.flexible, &mut self.siblings].into_iter().chain(active) {
-            list.iter_mut().for_each(|id| *id = new(*id));
+            for id in list {
+                *id = new(*id);
+            }
         }
     }
 

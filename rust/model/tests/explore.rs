@@ -22,7 +22,8 @@ fn explored(policy: &str, scope: &Scope) -> (u64, u64, u32) {
 #[test]
 fn six_scopes_have_the_states_that_they_have() {
     let host = Scope { vcpus: 0, counters: 2, addresses: 2, ..scope(1, 2, "open,close,switch,access,toggle", true) };
-    let intel = Scope { options: Options { vendor: Vendor::Intel, ..scope(1, 1, "", true).options }, ..scope(1, 1, "", true) };
+    let intel =
+        Scope { options: Options { vendor: Vendor::Intel, ..scope(1, 1, "", true).options }, ..scope(1, 1, "", true) };
     let found = [
         explored("linux", &scope(1, 1, "", false)),
         explored("lean", &scope(1, 1, "", true)),

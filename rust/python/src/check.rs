@@ -95,6 +95,7 @@ impl CheckScope {
     ///
     /// Ctrl-C ends it, and what is known then is returned with "asked"; an exception of `progress` is raised.
     #[pyo3(signature = (policy, threads, memory, walks, seed, progress, /))]
+    #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments, reason = "PyO3 makes them")]
     fn check(
         &self,
         py: Python<'_>,

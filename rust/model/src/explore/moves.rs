@@ -66,6 +66,10 @@ pub(super) fn races(machine: &Machine, scope: &Scope, cpu: CpuId) -> Vec<Event> 
     .collect()
 }
 
+/// A debugger that has the registers, and one that steps.
+const HW: u32 = GuestDebug::ENABLE | GuestDebug::USE_HW_BP;
+const STEP: u32 = GuestDebug::ENABLE | GuestDebug::SINGLESTEP;
+
 struct Moves<'a> {
     machine: &'a Machine,
     scope: &'a Scope,
@@ -113,7 +117,7 @@ impl Moves<'_> {
         }
         if self.has_room() {
             for address in self.scope.all_addresses() {
-                for (kind, attr) in self.attrs(address) {
+                for (kind, attr) in attrs(address) {
                     let Some(by) = self.scope.all_tasks().find(|&task| self.machine.task(task).is_alive()) else {
                         break;
                     };
@@ -140,23 +144,12 @@ impl Moves<'_> {
         }
     }
 
-    /// What may be asked for at an address.
-    fn attrs(&self, address: u64) -> [(Kind, Attr); 4] {
-        let plain = Attr::write(address, 8);
-        [
-            (Kind::Open, plain),
-            (Kind::Pinned, Attr { pinned: true, ..plain }),
-            (Kind::Inherit, Attr { inherit: true, ..plain }),
-            (Kind::Execute, Attr { bp_type: BpType::X, ..plain }),
-        ]
-    }
-
     fn of_task(&mut self, task: TaskId) {
         let machine = self.machine;
         let on_itself = |attr| Event::PerfEventOpen { by: task, attr, task: Some(task), cpu: None, group: None };
         if self.has_room() {
             for address in self.scope.all_addresses() {
-                for (kind, attr) in self.attrs(address) {
+                for (kind, attr) in attrs(address) {
                     self.add(kind, on_itself(attr));
                 }
             }
@@ -185,11 +178,11 @@ impl Moves<'_> {
                 let access = Access { what: What::Execute, address, bytes: 1 };
                 self.add(Kind::Execute, Event::TaskAccess { task, access, insn: Insn::Plain, kernel: false });
             }
-            if let Some(child) = self.scope.child().filter(|&child| machine.task(child).life == Life::Unborn) {
-                if task == TaskId(1) {
-                    self.add(Kind::Fork, Event::Fork { parent: task, child, thread: false });
-                    self.add(Kind::Thread, Event::Fork { parent: task, child, thread: true });
-                }
+            if let Some(child) = self.scope.child().filter(|&child| machine.task(child).life == Life::Unborn)
+                && task == TaskId(1)
+            {
+                self.add(Kind::Fork, Event::Fork { parent: task, child, thread: false });
+                self.add(Kind::Thread, Event::Fork { parent: task, child, thread: true });
             }
             self.add(Kind::Exit, Event::Exit(task));
             self.add(Kind::Exec, Event::Exec(task));
@@ -327,8 +320,6 @@ impl Moves<'_> {
     fn of_vmm(&mut self, vcpu: VcpuId) {
         self.add(Kind::Entry, Event::VmEntry(vcpu));
         let debug = |control, dr, dr7| Event::SetGuestDebug(vcpu, GuestDebug { control, dr, dr7 });
-        const HW: u32 = GuestDebug::ENABLE | GuestDebug::USE_HW_BP;
-        const STEP: u32 = GuestDebug::ENABLE | GuestDebug::SINGLESTEP;
         let slots = self.scope.options.slots.min(2);
         for slot in 0..slots {
             for address in self.scope.all_addresses() {
@@ -369,6 +360,17 @@ impl Moves<'_> {
         }
         self.add(Kind::Init, Event::Init(vcpu));
     }
+}
+
+/// What may be asked for at an address.
+fn attrs(address: u64) -> [(Kind, Attr); 4] {
+    let plain = Attr::write(address, 8);
+    [
+        (Kind::Open, plain),
+        (Kind::Pinned, Attr { pinned: true, ..plain }),
+        (Kind::Inherit, Attr { inherit: true, ..plain }),
+        (Kind::Execute, Attr { bp_type: BpType::X, ..plain }),
+    ]
 }
 
 /// DR7 with one slot armed.

@@ -25,9 +25,6 @@ impl Scenario {
         events: Vec<Told>,
     ) -> Scenario {
         let mut names = Names::new(options.cpus);
-        fn word(text: &str) -> Word<'_> {
-            Word { text, line: 1, column: 1 }
-        }
         for number in 0..tasks.len() {
             names.add_task(word(&format!("t{}", number + 1))).expect("it is a new name");
         }
@@ -59,6 +56,10 @@ impl Scenario {
             names,
         }
     }
+}
+
+fn word(text: &str) -> Word<'_> {
+    Word { text, line: 1, column: 1 }
 }
 
 /// A, B, ... Z, A1, B1, ...
