@@ -119,7 +119,7 @@ proptest! {
 #[test]
 fn every_kind_of_event_is_survived() {
     let (mut reached, mut interruptions) = (BTreeSet::new(), 0);
-    for walk in some_walks(300) {
+    for walk in some_walks(600) {
         let (kinds, happened) = events::survive(&walk);
         reached.extend(kinds);
         interruptions += happened;
