@@ -99,7 +99,7 @@ def test_a_policy_that_breaks_a_law_is_no_base(cli):
     comparison = dr.compare(policies=["skip", "linux-2.6.33"])
     assert comparison.cheapest is None
     assert [comparison.ratio(replay) for replay in comparison.replays] == [None, None]
-    page = cli("compare", "--policy", "skip", "--policy", "linux-2.6.33").stdout
+    page = cli("compare", "--no-laws", "--policy", "skip", "--policy", "linux-2.6.33").stdout
     assert cells(page, "against the cheapest") == ["-", "-"]
 
 
@@ -162,7 +162,7 @@ def test_compare_as_json_has_the_shape_of_the_design(cli_json, comparison):
 
 
 def test_json_is_the_same_in_every_process(cli):
-    first, second = (cli("compare", "--json", "--policy", "lean", PYTHONHASHSEED=seed) for seed in "12")
+    first, second = (cli("compare", "--no-laws", "--json", "--policy", "lean", PYTHONHASHSEED=seed) for seed in "12")
     timeless = [re.sub(r'"seconds": [0-9.e-]+', "", done.stdout) for done in (first, second)]
     assert timeless[0] == timeless[1]
     assert len(first.stdout.splitlines()) == 1
@@ -231,7 +231,7 @@ def test_what_a_kernel_has_no_word_for_is_said_with_its_line(page, trace_lines):
     ids=["all", "one", "dear", "long names"],
 )
 def test_the_page_fits_a_mail(cli, arguments):
-    done = cli("compare", *arguments)
+    done = cli("compare", "--no-laws", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
     assert "…" not in done.stdout
@@ -250,13 +250,13 @@ def test_the_page_needs_no_unicode(cli):
 
 def test_without_a_steps_file_the_page_marks_lower_bounds(cli, write_trace, trace_lines):
     trace = write_trace(trace_lines)
-    totals = dict(zip(NAMES, cells(cli("compare", trace).stdout, "total"), strict=True))
+    totals = dict(zip(NAMES, cells(cli("compare", "--no-laws", trace).stdout, "total"), strict=True))
     assert {name for name, total in totals.items() if total.startswith(">=")} >= TRAPS_EACH
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_trace_in_which_nothing_happens_proves_nothing(cli, write_trace, trace_lines, count):
-    done = cli("compare", write_trace(trace_lines[: 12 + count]))
+    done = cli("compare", "--no-laws", write_trace(trace_lines[: 12 + count]))
     assert (done.returncode, done.stderr) == (0, "")
     assert "is the cheapest" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
@@ -266,7 +266,7 @@ def test_a_trace_in_which_nothing_happens_proves_nothing(cli, write_trace, trace
 def test_names_in_brackets_are_names(cli, write_trace, trace_lines):
     text = "".join(trace_lines[:3000]).replace("phase none:", "phase a[/]b:")
     for name in ("[bold]x.txt", "a[b]c.txt"):
-        done = cli("compare", write_trace(text, name))
+        done = cli("compare", "--no-laws", write_trace(text, name))
         assert (done.returncode, done.stderr) == (0, "")
         assert name.rpartition("/")[2] in done.stdout
         assert " a[/]b " in done.stdout
@@ -343,7 +343,9 @@ def test_a_terminal_gets_colours_and_no_color_takes_them_away(page):
 
 
 def test_progress_is_on_stderr_and_leaves_nothing_behind(long_trace):
-    code, shown, stdout = in_a_terminal("compare", "--json", "--policy", "lean", long_trace, stream="stderr")
+    code, shown, stdout = in_a_terminal(
+        "compare", "--no-laws", "--json", "--policy", "lean", long_trace, stream="stderr"
+    )
     assert code == 0
     assert json.loads(stdout)["policies"][0]["policy"] == "lean"
     assert "comparing" in shown
@@ -352,7 +354,7 @@ def test_progress_is_on_stderr_and_leaves_nothing_behind(long_trace):
 
 
 def test_progress_is_nowhere_if_stderr_is_no_terminal(page):
-    code, _, stderr = in_a_terminal("compare", "--policy", "lean", stream="stdout")
+    code, _, stderr = in_a_terminal("compare", "--no-laws", "--policy", "lean", stream="stdout")
     assert (code, stderr) == (0, STARTED)
     assert "comparing" not in page
 
@@ -376,14 +378,14 @@ def test_ctrl_c_ends_it_with_130_and_without_a_traceback(command, after, long_tr
 
 
 def test_after_ctrl_c_it_says_what_it_knows_so_far(long_trace):
-    code, _, stdout = in_a_terminal("compare", long_trace, stream="stderr", interrupt_at=b"comparing lean")
+    code, _, stdout = in_a_terminal("compare", "--no-laws", long_trace, stream="stderr", interrupt_at=b"comparing lean")
     assert code == 130
     assert cells(stdout, "total")
     assert "linux-" in stdout
 
 
 def test_ctrl_c_leaves_the_terminal_as_it_was(long_trace):
-    code, shown, _ = in_a_terminal("compare", long_trace, stream="stderr", interrupt_at=b"comparing lean")
+    code, shown, _ = in_a_terminal("compare", "--no-laws", long_trace, stream="stderr", interrupt_at=b"comparing lean")
     assert code == 130
     assert "Traceback" not in shown
     # The cursor, which the bar hides, is back.

@@ -11,7 +11,19 @@ import debugreg as dr
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 FOLDERS = ("host", "mail", "anomalies", "kvm", "kernel", "guide")
-FILES = sorted(file for folder in FOLDERS for file in (SCENARIOS / folder).glob("*.scn"))
+
+# Where the emulator does other than a processor does, or more happens inside a line than the comparison knows.
+EXCEPT = {
+    "open-types": "QEMU stops at an execute breakpoint before it looks at a watchpoint of the same instruction",
+    "trap-fault-then-step": "a tracee stands still between two #DBs of one instruction, and its registers are switched",
+    "trap-int1": "likewise",
+    "debugger-anything-goes": "QEMU does not align the address of a debugger's watchpoint",
+    "debugger-upper-half": "QEMU enters with bits 63:32 of DR7 set, and faults inside",
+    "dr4-and-dr5-debug-extensions": "QEMU looks at privilege before it looks whether the register exists",
+    "mov-dr-checks-in-order-amd": "likewise",
+}
+ALL = sorted(file for folder in FOLDERS for file in (SCENARIOS / folder).glob("*.scn"))
+FILES = [file for file in ALL if file.stem not in EXCEPT]
 
 # A tracee that is poked leaves its CPU, on which the driver lets others run, and comes back: twice here.
 POKED = """\
@@ -49,6 +61,10 @@ def test_model_and_emulated_kernel_agree_to_the_last_mov_dr(compared):
     assert compared.scenarios > 250
     assert compared.steps > 3000
     assert compared.moves > 1000
+
+
+def test_what_is_left_out_is_there():
+    assert {file.stem for file in ALL} >= set(EXCEPT)
 
 
 def test_what_is_missing_is_said_with_the_command_that_gets_it(tmp_path):
