@@ -763,3 +763,18 @@ def test_threads_that_race_for_the_slots_get_four_in_all(m):
     assert len(got) == 4
     assert {held.owner for held in m.cpus[0].slots} == set(got)
     assert len({counter.name for counter in got}) == 4
+
+
+def test_an_exit_closes_what_was_opened_last_first():
+    """As Debian's 6.12 does under an emulator that logs its MOV DR."""
+    machine = dr.Machine(cpus=1)
+    machine.task("a")
+    for address, name in ((0x1000, "E1"), (0x2000, "E2")):
+        machine.do(f"a perf_event_open bp_type=w bp_addr={address:#x} bp_len=8 on=cpu0 => {name}")
+    both = machine.cpus[0].hardware.dr7
+    steps = machine.do("a exit").steps
+    written = [int(step.rpartition(" ")[2], 16) for step in steps if "mov dr7" in step]
+    assert len(written) == 2
+    # Slot 0, which was taken first, is armed until the end.
+    assert written[0] & 0b11 == both & 0b11
+    assert written[1] & 0xF == 0

@@ -218,7 +218,8 @@ impl Machine {
     pub fn end_task<P: Probe>(&mut self, task: TaskId, probe: &mut P) {
         self.exit_breakpoints(task, probe);
         if self.other_threads(task).is_empty() {
-            for id in self.descriptors(task).to_vec() {
+            // The last one first: `fput` leaves them to the end of the exit, which takes them as a stack (task_work, 4.3).
+            for id in self.descriptors(task).iter().rev().copied().collect::<Vec<_>>() {
                 self.close_descriptor(task, id, probe);
             }
         }
