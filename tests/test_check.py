@@ -147,10 +147,16 @@ def test_mistakes_are_one_line(args: list[str], said: str) -> None:
 def test_ctrl_c_ends_it_with_what_is_known() -> None:
     command = [sys.executable, "-m", "debugreg", "check", "--policy", "lean", "--json"]
     command += ["--cpus", "2", "--slots", "3", "--addresses", "3", "--counters", "3", "--nmi"]
+    # Whoever is started in the background of a shell ignores the signal, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    signal.signal(signal.SIGINT, before)
+    try:
+        time.sleep(2)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     (document,) = json.loads(out)
     assert document["ok"] is None

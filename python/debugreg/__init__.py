@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from debugreg._cost import Cost
     from debugreg._machine import Counter, Cpu, Held, Machine, Outcome, Refusal, Registers, Task, Vcpu
     from debugreg._policies import PolicyRow, policies
+    from debugreg._policy import Policy
     from debugreg._replay import Replay, replay
     from debugreg._scenario import ScenarioReport, run
-    from debugreg.errors import DebugregError, ScenarioError, TraceError, WorldError
+    from debugreg.errors import DebugregError, PolicyError, ScenarioError, TraceError, WorldError
 
 __all__ = [
     "DR6",
@@ -43,6 +44,8 @@ __all__ = [
     "Law",
     "Machine",
     "Outcome",
+    "Policy",
+    "PolicyError",
     "PolicyRow",
     "Refusal",
     "Registers",
@@ -86,6 +89,8 @@ _HOMES = {
     "Law": "_check",
     "Machine": "_machine",
     "Outcome": "_machine",
+    "Policy": "_policy",
+    "PolicyError": "errors",
     "PolicyRow": "_policies",
     "Refusal": "_machine",
     "Registers": "_machine",

@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from debugreg import _core
+from debugreg._policies import audit, resolve
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from debugreg._policy import Policy
 
 __all__ = ["Kept", "Law", "Scope", "Verdict", "Violation", "check", "event_kinds", "laws", "laws_kept"]
 
@@ -153,7 +156,7 @@ def event_kinds() -> list[tuple[str, bool, str]]:
 
 
 def check(
-    policy: str = "linux",
+    policy: str | type[Policy] = "linux",
     scope: Scope | None = None,
     *,
     vendor: Literal["intel", "amd"] = "amd",
@@ -168,7 +171,7 @@ def check(
     """Explore a policy: every state that it can get into within a scope, every event in each.
 
     Args:
-        policy: Which.
+        policy: A name, `FILE.py:CLASS`, or a class.
         scope: How large a machine, and what happens on it; default: one of everything, and the usual events.
         vendor: Whose virtualisation.
         laws: Which laws; default: all.
@@ -183,6 +186,7 @@ def check(
         Safe or not, and if not, the shortest scenario that breaks a law.
 
     Raises:
+        PolicyError: A policy written in Python does not do what one may do.
         ValueError: There is no such policy, law or kind of events, or a number is out of range.
         TypeError: There is no such field of a scope.
         Interrupted: Ctrl-C, with what is known so far.
@@ -201,9 +205,9 @@ def check(
     fields = asdict(scope)
     events = fields.pop("events") or None
     core = _core.CheckScope(vendor=vendor, events=events, laws=",".join(laws) or None, **fields)
-    name = _core.policy_name(policy)
+    name = resolve(policy)
     start = time.perf_counter()
-    told = core.check(policy, threads, memory, walks, seed, progress)
+    told = core.check(name, threads, memory, walks, seed, progress)
     ok, states, transitions, depth, reached, state_bytes, size, violation, stopped = told
     verdict = Verdict(
         policy=name,
@@ -221,6 +225,7 @@ def check(
         violation=Violation(*violation) if violation else None,
         stopped=cast('Literal["asked", "memory", "walked"] | None', stopped),
     )
+    audit(name)
     if stopped == "asked":
         raise Interrupted(verdict)
     return verdict
@@ -251,7 +256,7 @@ class Kept:
 
 
 def laws_kept(
-    policy: str = "linux",
+    policy: str | type[Policy] = "linux",
     scope: Scope | None = None,
     *,
     vendor: Literal["intel", "amd"] = "amd",
@@ -260,7 +265,7 @@ def laws_kept(
     """Find every law that a policy breaks within a scope: each is left out once it is found.
 
     Args:
-        policy: Which.
+        policy: As in `check`.
         scope: As in `check`.
         vendor: Whose virtualisation.
         progress: As in `check`.

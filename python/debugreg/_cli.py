@@ -94,11 +94,11 @@ def policy_option(text: str) -> Callable[[_F], _F]:
     """Give a command `--policy`, which may come several times."""
 
     def names(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-        from debugreg import _core
+        from debugreg._policies import resolve
 
         for name in value:
             try:
-                _core.policy_name(name)
+                resolve(name)
             except ValueError as error:
                 raise click.BadParameter(str(error)) from error
         return value

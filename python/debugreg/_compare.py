@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from debugreg import _core
 from debugreg._check import Kept, Scope, laws_kept
 from debugreg._cost import WEIGHT
+from debugreg._policies import audit, resolve
 from debugreg._replay import Replay, read_trace, replay_one
 from debugreg.errors import Interrupted
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from debugreg._paths import Path
+    from debugreg._policy import Policy
 
 __all__ = ["Comparison", "compare", "shipped_trace"]
 
@@ -94,7 +96,7 @@ def _kept(policy: str, vendor: Literal["intel", "amd"]) -> Kept:
 def compare(
     trace: Path | None = None,
     *,
-    policies: Sequence[str] = (),
+    policies: Sequence[str | type[Policy]] = (),
     vendor: Literal["intel", "amd"] | None = None,
     weight: int = WEIGHT,
     laws: bool = True,
@@ -120,9 +122,7 @@ def compare(
         'lean'
     """
     path = str(trace or shipped_trace())
-    names = [_core.policy_name(policy) for policy in policies] or [
-        name for name, *_ in _core.policies() if name != "linux"
-    ]
+    names = [resolve(policy) for policy in policies] or [name for name, *_ in _core.policies() if name != "linux"]
     read = read_trace(path)
     replays: list[Replay] = []
     kept: list[Kept] = []
@@ -137,6 +137,7 @@ def compare(
     except KeyboardInterrupt as interrupt:
         # Half of the laws judge nobody.
         raise Interrupted(Comparison(path, read.rows, weight, tuple(replays))) from interrupt
+    audit(*names)
     return Comparison(path, read.rows, weight, tuple(replays), tuple(kept))
 
 

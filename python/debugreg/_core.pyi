@@ -20,7 +20,9 @@ __all__ = [
     "Machine",
     "Task",
     "Trace",
+    "Turn",
     "Vcpu",
+    "audit_policy",
     "batch",
     "dr6_events",
     "dr6_flags",
@@ -37,12 +39,14 @@ __all__ = [
     "dr7_slot",
     "encode_dr7",
     "event_kinds",
+    "exit_reason",
     "kernel_conform",
     "laws",
     "policies",
     "policy_name",
     "random_scenario",
     "register",
+    "register_policy",
     "scenario_declares",
     "scenario_format",
     "scenario_run",
@@ -396,6 +400,16 @@ class Trace:
         'intel' or 'amd', as its exits show.
         """
 
+@final
+class Turn:
+    """
+    One run of a method: it is told the answers that are known, and where they end it is ended.
+    """
+    def __call__(self, name: str, number: SupportsIndex = 0, value: SupportsIndex = 0, /) -> int:
+        """
+        Do something, or ask: the name of an operation, and its numbers.
+        """
+
 @disjoint_base
 class Vcpu:
     """
@@ -417,6 +431,11 @@ class Vcpu:
         """
         VM exit.
         """
+
+def audit_policy(name: str, /) -> None:
+    """
+    Run again what a policy has done, in another order: an exception if it does something else, and if it has failed.
+    """
 
 def batch(what: str, count: SupportsIndex, /) -> tuple[int, int, int, int, int]:
     """
@@ -527,6 +546,11 @@ def event_kinds() -> list[tuple[str, bool, str]]:
     The kinds of events: name, whether they happen unless something else is asked for, and what happens.
     """
 
+def exit_reason(number: SupportsIndex, /) -> str:
+    """
+    Why a guest has left, by the number that [`Ask::Reason`] answers.
+    """
+
 def kernel_conform(
     texts: SupportsGetItem[int, str],
     count: SupportsIndex,
@@ -571,6 +595,16 @@ def random_scenario(seed: SupportsIndex, /, *, guests: bool = False) -> str:
 def register(value: SupportsIndex, /) -> int:
     """
     Return the value, refusing what is not a 64-bit unsigned integer.
+    """
+
+def register_policy(name: str, call: Any, opens_windows: bool, /) -> None:
+    """
+    Give a policy of Python's a name.
+
+    Args:
+        name: The name.
+        call: Called with the name of a method and a `Turn`, by which the method acts.
+        opens_windows: Whether a guest's first MOV DR opens a window.
     """
 
 def scenario_declares(text: str, /) -> tuple[tuple[list[str], str | None] | None, tuple[int, int, str] | None]:

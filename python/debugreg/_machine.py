@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from debugreg import _core
 from debugreg._codec import DR6, DR7
 from debugreg._cost import Cost
+from debugreg._policies import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from typing import Self
+
+    from debugreg._policy import Policy
 
 __all__ = ["Counter", "Cpu", "Held", "Machine", "Outcome", "Refusal", "Registers", "Task", "Vcpu"]
 
@@ -309,7 +312,7 @@ class Machine(_core.Machine):
     Args:
         cpus: Number of CPUs, 1 to 256.
         vendor: Whose virtualisation.
-        policy: Who switches what and when: a name of `debugreg.policies()`, with deltas.
+        policy: Who switches what and when: a name of `debugreg.policies()`, with deltas, `FILE.py:CLASS`, or a class.
         slots: Slots that counters may use, 1 to 4.
         paranoid: kernel.perf_event_paranoid.
         hypervisor: The host itself is a guest (X86_FEATURE_HYPERVISOR).
@@ -344,7 +347,7 @@ class Machine(_core.Machine):
         *,
         cpus: int = 1,
         vendor: Literal["intel", "amd"] = "amd",
-        policy: str = "linux",
+        policy: str | type[Policy] = "linux",
         slots: int = 4,
         paranoid: int = 2,
         hypervisor: bool = True,
@@ -358,7 +361,7 @@ class Machine(_core.Machine):
         if cpus < 1:
             raise ValueError(f"cpus must be 1 to 256 (got {cpus})")
         bits = hypervisor, fred, disabled_match, decode_assists, kprobes
-        self = super().__new__(cls, cpus, vendor, policy, slots, paranoid, *bits, kgdb)
+        self = super().__new__(cls, cpus, vendor, resolve(policy), slots, paranoid, *bits, kgdb)
         self.cpus = tuple(Cpu(self, index) for index in range(cpus))
         self._tasks = {}
         self._opened = 0

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from debugreg import _core
+
+if TYPE_CHECKING:
+    from debugreg._policy import Policy
 
 __all__ = ["DeltaState", "PolicyRow", "policies"]
 
@@ -50,3 +54,38 @@ def policies() -> list[PolicyRow]:
         PolicyRow(name, host, kvm, line, tuple(DeltaState(*delta) for delta in deltas))
         for name, host, kvm, line, deltas in rows
     ]
+
+
+def resolve(policy: str | type[Policy]) -> str:
+    """Return the name of a policy, with what is written in Python loaded.
+
+    Raises:
+        ValueError: There is no such policy.
+        PolicyError: It is written in Python, and cannot be loaded.
+    """
+    if isinstance(policy, str) and ".py:" not in policy:
+        return _core.policy_name(policy)
+    from debugreg._policy import resolve as load
+
+    return load(policy)
+
+
+def audit(*names: str) -> None:
+    """Find out whether policies written in Python remember what they must not (`_policy.audit`)."""
+    import sys
+
+    # If it is not loaded, none is.
+    if "debugreg._policy" in sys.modules:
+        from debugreg._policy import audit as again
+
+        again(*names)
+
+
+def load_declared(text: str) -> None:
+    """Load the policies written in Python that a scenario's `machine` line names."""
+    import re
+
+    for names in re.findall(r"^machine\b[^#\n]*\bpolicy=(\S*)", text, re.MULTILINE):
+        for name in names.split(","):
+            if ".py:" in name:
+                resolve(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from debugreg import _core
 from debugreg._cost import Cost
 from debugreg._paths import several
+from debugreg._policies import audit, resolve
 from debugreg.errors import Interrupted, TraceError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from debugreg._paths import Paths
+    from debugreg._policy import Policy
 
 __all__ = ["Difference", "Observed", "Phase", "Replay", "Score", "Verification", "read_trace", "replay"]
 
@@ -197,7 +199,7 @@ def read_trace(path: str | os.PathLike[str]) -> _core.Trace:
 def replay(
     traces: Paths,
     *,
-    policies: Sequence[str] = (DEFAULT_POLICY,),
+    policies: Sequence[str | type[Policy]] = (DEFAULT_POLICY,),
     vendor: Literal["intel", "amd"] | None = None,
     verify: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -206,7 +208,7 @@ def replay(
 
     Args:
         traces: A trace, or several: ftrace text, trace-cmd's or perf's report, plain or .gz.
-        policies: Under which.
+        policies: Under which: names, `FILE.py:CLASS`, or classes.
         vendor: Whose virtualisation; default: as the trace's exits show.
         verify: Whether to compare with what the kernel did: the trace's truth lines, and the steps file beside it.
         progress: Called now and then with the number of rows done.
@@ -220,7 +222,7 @@ def replay(
         Interrupted: Ctrl-C, with what is known so far.
     """
     paths = several(traces)
-    names = [_core.policy_name(policy) for policy in policies]
+    names = [resolve(policy) for policy in policies]
     replays: list[Replay] = []
     try:
         for path in paths:
@@ -230,6 +232,7 @@ def replay(
                 replays.append(replay)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(replays) from interrupt
+    audit(*names)
     return replays
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 from debugreg import _core
 from debugreg._cost import Cost
 from debugreg._paths import several
+from debugreg._policies import audit, load_declared, resolve
 from debugreg.errors import ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from debugreg._paths import Paths
+    from debugreg._policy import Policy
 
 __all__ = ["ScenarioReport", "StepReport", "run"]
 
@@ -89,7 +91,7 @@ class ScenarioReport:
 def run(
     files: Paths,
     *,
-    policies: Sequence[str] = (),
+    policies: Sequence[str | type[Policy]] = (),
     vendor: Literal["intel", "amd"] | None = None,
     steps: bool = False,
     world: Literal["model", "kernel", "vm"] = "model",
@@ -131,10 +133,11 @@ def run(
         if policies or vendor:
             raise ValueError("the emulated kernel has one policy and one vendor")
         return run_in_vm(several(files), hazardous=hazardous, kernel=kernel, tell=tell)
-    names = [_core.policy_name(policy) for policy in policies]
+    names = [resolve(policy) for policy in policies]
     reports: list[ScenarioReport] = []
     for file in several(files):
         text = read_text(Path(file))
+        load_declared(text)
         declared, mistake = _core.scenario_declares(text)
         if declared is None:
             raise mistake_in(file, mistake)
@@ -148,6 +151,7 @@ def run(
             reports.append(
                 ScenarioReport(file, _core.policy_name(policy), vendor or own_vendor or "amd", ok, told, Cost(*cost))
             )
+    audit(*{report.policy for report in reports})
     return reports
 
 

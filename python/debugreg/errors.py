@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DebugregError", "ScenarioError", "TraceError", "WorldError"]
+__all__ = ["DebugregError", "PolicyError", "ScenarioError", "TraceError", "WorldError"]
 
 
 class DebugregError(Exception):
@@ -60,6 +60,10 @@ class ScenarioError(DebugregError, ValueError):
 
 class TraceError(DebugregError, ValueError):
     """A trace cannot be read."""
+
+
+class PolicyError(DebugregError, RuntimeError):
+    """A policy written in Python cannot be loaded, has raised an exception, or remembers what it must not."""
 
 
 class WorldError(DebugregError, RuntimeError):

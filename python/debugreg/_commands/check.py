@@ -10,6 +10,7 @@ import click
 from debugreg import _cli
 from debugreg._check import MEMORY, Scope, Verdict, event_kinds
 from debugreg._check import check as check_policy
+from debugreg._check import laws as all_laws
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _scope_options(function: Callable[..., int]) -> Callable[..., int]:
     "--events", default="", metavar="KINDS", help="What happens: NAME,...; +NAME,...: besides; ?: lists them."
 )
 @click.option("--law", "laws", multiple=True, metavar="NAME", help="Which laws; may come several times. Default: all.")
+@click.option("--except", "excepted", multiple=True, metavar="NAME", help="A law that is not judged.")
 @click.option("--walks", type=click.IntRange(min=1), help="Walk at random so many times instead of seeing everything.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=1, show_default=True, help="What walks depend on.")
 @click.option("--threads", type=click.IntRange(0, 256), default=0, help="How many; default: one for each core.")
@@ -65,6 +67,7 @@ def check(
     vendor: Literal["intel", "amd"] | None,
     events: str,
     laws: tuple[str, ...],
+    excepted: tuple[str, ...],
     walks: int | None,
     seed: int,
     threads: int,
@@ -81,6 +84,7 @@ def check(
     """
     if events == "?":
         return _list_events(as_json=as_json)
+    laws = _without(laws, excepted)
     verdicts: list[Verdict] = []
     interrupted = False
     try:
@@ -112,6 +116,19 @@ def check(
     if interrupted:
         return 130
     return max(1 if verdict.ok is False else 4 if verdict.ok is None else 0 for verdict in verdicts)
+
+
+def _without(names: tuple[str, ...], excepted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the laws that are judged."""
+    known = [law.name for law in all_laws()]
+    for name in excepted:
+        if name not in known:
+            msg = f"--except: there is no law {name!r}: allowed are {', '.join(known)}"
+            raise click.UsageError(msg)
+    left = tuple(name for name in names or known if name not in excepted)
+    if not left:
+        raise click.UsageError("--except: no law is left")
+    return left if excepted else names
 
 
 def _tell(tell: Callable[[str, int, int | None], None], policy: str, *now: int) -> None:

@@ -124,7 +124,9 @@ def _line(step: StepReport) -> Text:
         text.append(f"=> unobserved: {step.unobserved}", "dim")
     elif step.ok is False:
         text.append(f"=> {step.observed}", "red")
-        text.append(f"   expected {step.expected}")
+        # A law may be broken where nothing was expected.
+        if step.expected is not None:
+            text.append(f"   expected {step.expected}")
     else:
         text.append(f"=> {step.observed}", "dim" if step.ok is None else "")
     if step.refusal is not None:

@@ -38,17 +38,27 @@ pub struct Access {
 impl Access {
     /// Whether the conditions of a slot that holds `bp` are met.
     pub const fn matches(self, bp: Breakpoint) -> bool {
-        match (self.what, bp.kind) {
-            (What::Execute, Kind::Execute) => self.address == bp.address,
-            (What::Load, Kind::ReadWrite)
-            | (What::Store, Kind::Write | Kind::ReadWrite)
-            | (What::Io { debug_extensions: true }, Kind::Io) => {
-                // Two ranges on the ring of addresses overlap iff one starts inside the other.
-                let block = bp.block();
-                self.address.wrapping_sub(block) < bp.length.bytes() || block.wrapping_sub(self.address) < self.bytes
-            }
-            _ => false,
+        match self.what {
+            What::Execute => self.is_for(bp.kind) && self.address == bp.address,
+            _ => self.is_for(bp.kind) && self.overlaps(bp.block(), bp.length.bytes()),
         }
+    }
+
+    /// Whether breakpoints of a kind are about accesses like this.
+    pub const fn is_for(self, kind: Kind) -> bool {
+        matches!(
+            (self.what, kind),
+            (What::Execute, Kind::Execute)
+                | (What::Load, Kind::ReadWrite)
+                | (What::Store, Kind::Write | Kind::ReadWrite)
+                | (What::Io { debug_extensions: true }, Kind::Io)
+        )
+    }
+
+    /// Whether an access touches one of these bytes. Two ranges on the ring of addresses overlap iff one starts inside
+    /// the other.
+    pub const fn overlaps(self, start: u64, bytes: u64) -> bool {
+        self.address.wrapping_sub(start) < bytes || start.wrapping_sub(self.address) < self.bytes
     }
 }
 

@@ -41,4 +41,4 @@ pub use machine::{Cpu, Machine, Options, Processor, Vendor};
 pub use policy::{Delta, Policy};
 pub use step::{Field, Kvm, Mark, On, Probe, Step};
 pub use task::{Capabilities, Life, Task};
-pub use vcpu::{DebugExit, Nested, Vcpu, Vmcs};
+pub use vcpu::{DebugExit, Exit, Nested, Vcpu, Vmcs};

@@ -8,7 +8,7 @@ use crate::counter::{Counter, Origin};
 use crate::event::{Event, Holder, Kgdb, Misuse, Nmi, Outcome};
 use crate::histogram::Histogram;
 use crate::kgdb::Debugger;
-use crate::policy::{Delta, HostHalf, Policy};
+use crate::policy::{Delta, HostHalf, Policy, WORDS};
 use crate::step::{Mark, On, Probe, counter_of};
 use crate::task::{Capabilities, Life, Task};
 use crate::tcg::Watchpoints;
@@ -107,6 +107,8 @@ pub struct Cpu {
     pub is_online: bool,
     /// Under the delta `announce`: what a guest was lent, from its entry to its exit.
     pub(crate) loan: Option<Loan>,
+    /// What a policy that is not of this crate remembers of it.
+    pub(crate) words: [u64; WORDS],
     /// How an emulator has armed them (`cpu=tcg`).
     pub(crate) watchpoints: Watchpoints,
     /// The task context that is scheduled in (`cpuctx->task_ctx`).
@@ -137,6 +139,7 @@ impl Machine {
         let cpus = (0..options.cpus).map(|cpu| Cpu {
             bank: Bank::RESET,
             watchpoints: Watchpoints::default(),
+            words: [0; WORDS],
             running: TaskId::IDLE,
             guest: None,
             context: ContextId::from(cpu),

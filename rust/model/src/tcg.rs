@@ -1,10 +1,10 @@
 //! The known faults of QEMU's emulation of debug registers: `cpu=tcg`.
 //!
 //! TCG keeps a list of the data breakpoints that are armed, in the order in which they were, and looks through it at
-//! every access to a page that has one. The first that matches ends the search and is marked as hit; those before it
+//! every access to a page that has one of its kind (loads: read-write). The first that matches ends the search and is marked as hit; those before it
 //! lose their marks, those behind it keep whatever marks they have. DR6 then shows every mark. So one access reports one
 //! of several breakpoints, and may report others that were hit earlier. Execute breakpoints are compared with all four
-//! registers, enabled or not. A repeated instruction raises #DB once, when it has ended.
+//! registers, enabled or not, and such a hit clears all marks. Where a data breakpoint is, is not aligned. A repeated instruction raises #DB once, when it has ended.
 //!
 //! At an exit of a guest the host's DR6 is as before the entry, and its DR7 too but for the enables. A guest's MOV DR
 //! exits before GD is looked at, reserved bits keep what a guest writes, and INT1 goes past an intercept of #DB.
@@ -67,7 +67,11 @@ impl Watchpoints {
         match access.what {
             What::Io { .. } => {}
             What::Execute if tripped.armed == 0 => tripped = Tripped::default(),
-            What::Execute => tripped = Tripped { armed: tripped.armed | tripped.disabled | self.marked, disabled: 0 },
+            What::Execute => {
+                // `cpu_handle_debug_exception`
+                self.marked = 0;
+                tripped = Tripped { armed: tripped.armed | tripped.disabled, disabled: 0 };
+            }
             What::Load | What::Store => {
                 let hit = pieces(access).any(|piece| self.search(registers, piece));
                 tripped = Tripped { armed: if hit { self.marked } else { 0 }, disabled: 0 };
@@ -79,8 +83,11 @@ impl Watchpoints {
     /// Looks through the list for one piece of an access.
     fn search(&mut self, registers: &Registers, piece: Access) -> bool {
         let dr7 = Dr7(registers.dr7);
-        let page = Access { what: What::Store, address: piece.address & !0xfff, bytes: 0x1000 };
-        let watched = |slot: Slot, by: Access| by.matches(dr7.breakpoint(slot, registers.dr[slot.index()]));
+        let page = Access { address: piece.address & !0xfff, bytes: 0x1000, ..piece };
+        // Not the aligned block: a debugger's may be anywhere (`cpu_watchpoint_insert`).
+        let watched = |slot: Slot, by: Access| {
+            by.is_for(dr7.kind(slot)) && by.overlaps(registers.dr[slot.index()], dr7.length(slot).bytes())
+        };
         if !self.order.into_iter().flatten().any(|slot| watched(slot, page)) {
             return false;
         }
@@ -232,18 +239,24 @@ mod tests {
 
     #[test]
     fn one_that_was_hit_earlier_is_reported_with_a_lower_one() {
-        let (mut watchpoints, registers) = armed(&[(0, Kind::Write, 0x1000), (1, Kind::Write, 0x1100)]);
+        let armed = armed(&[(0, Kind::Write, 0x1000), (1, Kind::Write, 0x1100), (2, Kind::ReadWrite, 0x2100)]);
+        let (mut watchpoints, registers) = armed;
         let other = Access { address: 0x1100, ..STORE };
         assert_eq!(watchpoints.trip(&registers, other).armed, 0b10);
         assert_eq!(watchpoints.trip(&registers, STORE).armed, 0b11);
         assert_eq!(watchpoints.trip(&registers, other).armed, 0b10);
-        // A load of the page looks through the whole list and forgets it; one of another page does not.
-        let load = |address| Access { what: What::Load, address, bytes: 1 };
-        assert_eq!(watchpoints.trip(&registers, load(0x2000)).armed, 0);
-        assert_eq!(watchpoints.trip(&registers, STORE).armed, 0b11);
-        assert_eq!(watchpoints.trip(&registers, other).armed, 0b10);
-        assert_eq!(watchpoints.trip(&registers, load(0x1800)).armed, 0);
-        assert_eq!(watchpoints.trip(&registers, STORE).armed, 0b01);
+        // One that hits nothing looks through the whole list and forgets it, if its page has one of its kind.
+        let access = |what, address| Access { what, address, bytes: 1 };
+        for (what, page, forgets) in [
+            (What::Load, 0x1000, false),
+            (What::Store, 0x1000, true),
+            (What::Load, 0x2000, true),
+            (What::Store, 0x3000, false),
+        ] {
+            assert_eq!(watchpoints.trip(&registers, other).armed, 0b10);
+            assert_eq!(watchpoints.trip(&registers, access(what, page + 0x800)).armed, 0);
+            assert_eq!(watchpoints.trip(&registers, STORE).armed, if forgets { 0b01 } else { 0b11 });
+        }
     }
 
     #[test]

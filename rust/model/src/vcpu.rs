@@ -4,7 +4,7 @@ use debugreg::{Dr6, Dr7, Registers};
 
 use crate::TaskId;
 use crate::event::GuestDebug;
-use crate::policy::{Delta, Policy};
+use crate::policy::{Delta, Policy, WORDS};
 
 /// The VMCS or VMCB, as far as debug registers go.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -33,6 +33,32 @@ pub struct DebugExit {
     pub dr6: u64,
     /// What it says of DR7.
     pub dr7: u64,
+}
+
+/// Why a guest has left, as far as a policy may ask.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Exit {
+    /// #DB was intercepted.
+    Db,
+    /// A MOV to or from a debug register was.
+    MovDr,
+    /// An NMI came.
+    Nmi,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
+impl Exit {
+    /// As a policy is told.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Exit::Db => "db",
+            Exit::MovDr => "dr",
+            Exit::Nmi => "nmi",
+            Exit::Other => "other",
+        }
+    }
 }
 
 /// A vCPU.
@@ -78,14 +104,16 @@ pub struct Vcpu {
     pub nested: Option<Nested>,
     /// What the VMM was last told.
     pub debug_exit: DebugExit,
-    /// The exit was for a #DB, where a policy has to know.
-    pub db_exit: bool,
+    /// Why its guest has left, while the exit is under way.
+    pub exit: Exit,
     /// The registers of a guest whose state KVM cannot see (VMSA, TDVPS).
     pub vmsa: Registers,
     /// The host's registers, where a policy saves them.
     pub saved: Registers,
     /// The slots whose addresses the last entry loaded, as in DR6.B0-B3.
     pub loaded: u8,
+    /// What a policy that is not of this crate remembers of it.
+    pub words: [u64; WORDS],
     /// Between `vcpu_load` and `vcpu_put`: its thread is inside KVM_RUN, on its CPU.
     pub in_run: bool,
     /// The VMCS or VMCB.
@@ -114,10 +142,11 @@ impl Vcpu {
             smram: None,
             nested: None,
             debug_exit: DebugExit::default(),
-            db_exit: false,
+            exit: Exit::Other,
             vmsa: Registers::RESET,
             saved: Registers::RESET,
             loaded: 0,
+            words: [0; WORDS],
             in_run: false,
             vmcs: Vmcs { dr6: Dr6::IDLE.0, dr7: Dr7::RESET.0, dr_intercept: true },
         }

@@ -11,6 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::machine::{policy_of, vendor_of};
+use crate::user;
 
 /// Safe, states, transitions, depth, by kind of events how many, bytes of a state, bytes in all, what breaks a law (which,
 /// why, how), and why it ended early ("asked", "memory" or "walked").
@@ -125,6 +126,7 @@ impl CheckScope {
         });
         let verdict = verdict.map_err(|_| PyValueError::new_err("the exploration failed"))?;
         match raised {
+            _ if user::has_failed() => Err(user::raise_failure().expect_err("it has failed")),
             Some(error) if !error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => Err(error),
             _ => Ok(told(verdict)),
         }
@@ -156,6 +158,7 @@ fn explored(
 fn heard(progress: Option<&Py<PyAny>>, now: &Mutex<Option<Progress>>) -> PyResult<()> {
     Python::attach(|py| {
         py.check_signals()?;
+        user::raise_failure()?;
         let last = now.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let (Some(progress), Some(now)) = (progress, last) {
             progress.call1(py, (now.states, now.queue, now.transitions, now.depth))?;

@@ -13,6 +13,7 @@ mod machine;
 mod oracle;
 mod replay;
 mod scenario;
+mod user;
 
 /// The compiled half of debugreg. Private: use the package `debugreg`.
 #[pyo3::pymodule]
@@ -40,6 +41,9 @@ mod _core {
 
     #[pymodule_export]
     use super::replay::PyTrace;
+
+    #[pymodule_export]
+    use super::user::{Turn, audit_policy, exit_reason, register_policy};
 
     #[pymodule_export]
     use super::scenario::{policies, policy_name, scenario_declares, scenario_format, scenario_run};

@@ -10,6 +10,8 @@ use debugreg_model::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::user;
+
 /// One machine and its names. Python never sees this object, only handles to it.
 #[pyclass(module = "debugreg._core")]
 struct Live(Session);
@@ -60,14 +62,16 @@ impl Shared {
 
     fn apply(&self, py: Python<'_>, event: &Event) -> PyResult<Outcome> {
         let mut session = self.lock(py);
-        session.machine.apply(event, &mut ()).map_err(|misuse| mistake(&session, &misuse))
+        let outcome = session.machine.apply(event, &mut ()).map_err(|misuse| mistake(&session, &misuse))?;
+        user::raise_failure()?;
+        Ok(outcome)
     }
 
     /// [`Shared::apply`] of an event that has nothing to answer: its outcome is not moved out, which takes 3 ns.
     fn perform(&self, py: Python<'_>, event: &Event) -> PyResult<()> {
         let mut session = self.lock(py);
         match session.machine.apply(event, &mut ()) {
-            Ok(_) => Ok(()),
+            Ok(_) => user::raise_failure(),
             Err(misuse) => Err(mistake(&session, &misuse)),
         }
     }
@@ -230,6 +234,7 @@ impl PyMachine {
     fn _do(&self, py: Python<'_>, line: &str) -> PyResult<LineOutcome> {
         let mut session = self.0.lock(py);
         let (parsed, performed) = session.line(line).map_err(|error| misspelt(&error))?;
+        user::raise_failure()?;
         let Some(outcome) = performed.outcome else {
             return Err(PyValueError::new_err("the line names a counter that was never opened"));
         };

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
 use crate::machine::{CostFields, cost_fields, policy_of, vendor_of};
+use crate::user;
 
 /// A trace that has been read.
 #[pyclass(frozen, name = "Trace", module = "debugreg._core")]
@@ -111,6 +112,7 @@ impl PyTrace {
         let result = py.detach(|| {
             replay(&self.0, policy, Options { vendor, ..Options::default() }, verify, |rows| poll.going(rows))
         });
+        user::raise_failure()?;
         match (result, poll.raised) {
             (_, Some(error)) => Err(error),
             (None, None) => Err(PyKeyboardInterrupt::new_err(())),

@@ -6,6 +6,7 @@ use debugreg_model::{Delta, policy};
 use pyo3::prelude::*;
 
 use crate::machine::{CostFields, cost_fields, policy_of, vendor_of};
+use crate::user;
 
 /// A mistake in a file: line, column, message.
 type Mistake = (u32, u32, String);
@@ -51,6 +52,7 @@ pub(crate) fn scenario_run(
     let policy = policy_of(policy)?;
     let vendor = vendor.map(vendor_of).transpose()?;
     let report = scenario::parse(text).and_then(|parsed| scenario::run(&parsed, policy, vendor, with_steps));
+    user::raise_failure()?;
     Ok(match report {
         Ok(Report { ok, steps, cost }) => {
             let steps = steps.into_iter();

@@ -30,7 +30,9 @@ pub(super) fn canon(machine: &mut Machine, scope: &Scope) -> Renaming {
     forget(machine);
     renumber_contexts(machine);
     let counters = renumber_counters(machine);
-    let addresses = if scope.symmetry { rename_addresses(machine, scope) } else { scope.all_addresses().collect() };
+    // A user's policy may remember an address, or know one from another.
+    let symmetry = scope.symmetry && !machine.policy.is_users();
+    let addresses = if symmetry { rename_addresses(machine, scope) } else { scope.all_addresses().collect() };
     Renaming { counters, addresses }
 }
 
@@ -53,8 +55,6 @@ fn forget(machine: &mut Machine) {
         if !rereads {
             vcpu.debug_exit = crate::DebugExit::default();
         }
-        // Taken by the exit that it is for.
-        vcpu.db_exit = false;
         if !running.contains(&Some(id)) {
             // An entry starts it anew.
             vcpu.loaded = 0;

@@ -14,7 +14,7 @@ use crate::machine::{Machine, Vendor};
 use crate::policy::Delta;
 use crate::policy::hooks::World;
 use crate::step::Probe;
-use crate::vcpu::DebugExit;
+use crate::vcpu::{DebugExit, Exit};
 use crate::{CpuId, VcpuId};
 
 impl Machine {
@@ -42,7 +42,7 @@ impl Machine {
             let hardware = &mut self.cpus[cpu.index()].bank.hardware;
             hardware.dr6 = raised(hardware.dr6, events);
         }
-        self.vcpus[id.index()].db_exit = true;
+        self.vcpus[id.index()].exit = Exit::Db;
         // A register that was not loaded for the guest holds an address that is not its own (Z-10).
         let unloaded = Dr6::TRAPS & !u64::from(self.vcpu(id).loaded);
         let strangers = if self.policy.has(Delta::Z10) { 0 } else { unloaded };

@@ -7,6 +7,7 @@ use crate::machine::Machine;
 use crate::policy::hooks::World;
 use crate::policy::{Delta, common};
 use crate::step::{Mark, On, Probe};
+use crate::vcpu::Exit;
 use crate::{CpuId, TaskId, VcpuId};
 
 impl Machine {
@@ -72,6 +73,12 @@ impl Machine {
             self.reenter(id, cpu, probe);
             return Ok(Outcome::Ok);
         }
+        self.vcpus[id.index()].exit = match reason {
+            ExitReason::DrAccess(_) => Exit::MovDr,
+            ExitReason::Db(_) => Exit::Db,
+            ExitReason::Other("nmi") => Exit::Nmi,
+            ExitReason::Fastpath | ExitReason::Other(_) => Exit::Other,
+        };
         self.leave(id, cpu, probe);
         match reason {
             ExitReason::DrAccess(access) => {
@@ -102,6 +109,7 @@ impl Machine {
         let policy = self.policy;
         self.hardware_exit(id, cpu);
         policy.vm_exit(&mut self.kvm(id, cpu, probe));
+        self.vcpus[id.index()].exit = Exit::Other;
         self.take_back(cpu, probe);
         self.count_skip(cpu, before);
     }
@@ -153,7 +161,9 @@ impl Machine {
     /// KVM's part, after it; the guest goes on.
     pub(crate) fn nmi_return<P: Probe>(&mut self, guest: VcpuId, cpu: CpuId, probe: &mut P) {
         let policy = self.policy;
+        self.vcpus[guest.index()].exit = Exit::Nmi;
         policy.vm_exit(&mut self.kvm(guest, cpu, probe));
+        self.vcpus[guest.index()].exit = Exit::Other;
         self.take_back(cpu, probe);
         self.enter(guest, cpu, probe);
     }

@@ -13,7 +13,7 @@ use crate::machine::{Machine, Vendor};
 use crate::policy::hooks::{DrHandling, MovDr, World};
 use crate::policy::{Delta, common};
 use crate::step::Probe;
-use crate::vcpu::DebugExit;
+use crate::vcpu::{DebugExit, Exit};
 use crate::{CpuId, VcpuId};
 
 use super::fixed;
@@ -60,7 +60,11 @@ impl Machine {
         let world = self.policy.world();
         let Some(dr) = Dr::from_number(number).filter(|_| !missing) else {
             let by_emulator = world == World::Software && (cpl > 0 || has_upper_half(number, write));
-            let vector = if by_emulator { Vector::GeneralProtection } else { Vector::InvalidOpcode };
+            let vector = if by_emulator || (missing && self.is_tcg() && cpl > 0) {
+                Vector::GeneralProtection
+            } else {
+                Vector::InvalidOpcode
+            };
             return Ok(self.exception(id, cpu, vector));
         };
         let intercepted = self.mov_dr_exits(id, number, write.is_some());
@@ -77,6 +81,7 @@ impl Machine {
             return Ok(self.remembered_dr7(id, cpu, write));
         }
         if intercepted {
+            self.vcpus[id.index()].exit = Exit::MovDr;
             self.leave(id, cpu, probe);
             if let Some(fault) = self.mov_dr_fault_found_by_kvm(id, number, write, cpl) {
                 self.cpus[cpu.index()].bank.cost.vm_exits += 1;

@@ -62,7 +62,7 @@ const LAZY: Halves = Halves::kvm(&[KvmHalf::Linux3_15, KvmHalf::Linux5_15]);
 /// Everybody who opens that window.
 const OPENS: Halves = LAZY.and(Halves::kvm(&[KvmHalf::Lean]));
 /// KVM since 3.15, and the policies here that replace its switching only.
-const KVM: Halves = OPENS.and(Halves::kvm(&[KvmHalf::PerfSched, KvmHalf::Skip, KvmHalf::Pvm]));
+const KVM: Halves = OPENS.and(Halves::kvm(&[KvmHalf::PerfSched, KvmHalf::Skip, KvmHalf::Pvm, KvmHalf::User]));
 /// Everybody whose entry can disarm the host without loading anything.
 const QUIET: Halves = OPENS.and(Halves::kvm(&[
     KvmHalf::Linux2_6_33,

@@ -2,7 +2,7 @@
 
 use super::{
     Delta, KvmHalf, Policy, bhyve, lean, linux_2_6_30, linux_2_6_32, linux_2_6_33, linux_3_15, linux_5_15, none,
-    perf_sched, pvm, sev_es, skip, tdx, virtualbox, xen,
+    perf_sched, pvm, sev_es, skip, tdx, user, virtualbox, xen,
 };
 use crate::event::Misuse;
 use crate::machine::Vendor;
@@ -161,6 +161,10 @@ macro_rules! with_half {
                 type $half = none::Nothing;
                 $body
             }
+            KvmHalf::User => {
+                type $half = user::Users;
+                $body
+            }
         }
     };
 }
@@ -202,7 +206,7 @@ impl Policy {
 
     /// Whether the first MOV DR of a guest lets those that follow it run without an exit.
     pub(crate) fn opens_windows(self) -> bool {
-        with_half!(self.kvm, Half => Half::OPENS_WINDOWS)
+        with_half!(self.kvm, Half => Half::OPENS_WINDOWS) || self.user_opens_windows()
     }
 
     /// Whether a guest's MOV DR exits while no window is open.

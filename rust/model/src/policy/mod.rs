@@ -19,6 +19,7 @@ pub(crate) mod pvm;
 mod sev_es;
 mod skip;
 mod tdx;
+mod user;
 mod virtualbox;
 mod xen;
 
@@ -26,9 +27,12 @@ use std::fmt;
 
 use thiserror::Error;
 
+use user::User;
+
 use delta::{NEWEST, Release, of_release, set, v, v26};
 
 pub use delta::Delta;
+pub use user::{Ask, Hook, Op, UserHalf, WORDS, register};
 
 /// Who keeps the host's registers.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -69,6 +73,7 @@ pub enum KvmHalf {
     Xen,
     VirtualBox,
     Nothing,
+    User,
 }
 
 impl KvmHalf {
@@ -97,6 +102,7 @@ impl KvmHalf {
             KvmHalf::Xen => "xen",
             KvmHalf::VirtualBox => "virtualbox",
             KvmHalf::Nothing => "none",
+            KvmHalf::User => "user",
         }
     }
 }
@@ -186,14 +192,15 @@ pub const NAMED: &[Named] = &[
 ];
 
 /// A policy: a named one, with deltas switched.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
-    named: u8,
+    named: &'static Named,
     /// Who keeps the host's registers.
     pub host: HostHalf,
     /// What KVM does.
     pub kvm: KvmHalf,
     deltas: u64,
+    user: Option<User>,
 }
 
 /// Why a text names no policy.
@@ -231,11 +238,13 @@ impl Policy {
     pub fn parse(text: &str) -> Result<Policy, PolicyError> {
         let mut parts = text.split('+');
         let name = parts.next().unwrap_or_default();
-        let Some(index) = NAMED.iter().position(|named| named.name == name) else {
-            return Err(PolicyError::Unknown(name.to_owned()));
+        let mut policy = if let Some(named) = NAMED.iter().find(|named| named.name == name) {
+            Policy::of(named, None)
+        } else {
+            let user = User::named(name).ok_or_else(|| PolicyError::Unknown(name.to_owned()))?;
+            Policy::of(user.row(), Some(user))
         };
-        let named = &NAMED[index];
-        let mut policy = Policy { named: index as u8, host: named.host, kvm: named.kvm, deltas: named.natural };
+        let named = policy.named;
         for part in parts {
             let (id, state) = part.split_once('=').unwrap_or((part, "on"));
             let Some(delta) = Delta::ALL.iter().copied().find(|delta| delta.id() == id) else {
@@ -253,9 +262,13 @@ impl Policy {
         Ok(policy)
     }
 
+    const fn of(named: &'static Named, user: Option<User>) -> Policy {
+        Policy { named, host: named.host, kvm: named.kvm, deltas: named.natural, user }
+    }
+
     /// The named policy that this one is made from.
-    pub fn named(&self) -> &'static Named {
-        &NAMED[usize::from(self.named)]
+    pub const fn named(&self) -> &'static Named {
+        self.named
     }
 
     /// Whether the policy has a delta.

@@ -11,6 +11,7 @@ use debugreg::{Dr, Dr6, Dr7, Slot, Steps, bank};
 use super::hooks::{Half, World};
 use crate::machine::Machine;
 use crate::step::{Kvm, Probe};
+use crate::vcpu::Exit;
 
 pub(super) struct Pvm;
 
@@ -33,7 +34,7 @@ impl Half for Pvm {
         if is_loaded(kvm) {
             kvm.host.write_dr(Dr::Control, 0);
         }
-        if std::mem::take(&mut kvm.vcpu().db_exit) {
+        if kvm.vcpu().exit == Exit::Db {
             let dr6 = kvm.host.read_dr(Dr::Status);
             kvm.vcpu().vmcs.dr6 = dr6;
             kvm.host.write_dr(Dr::Status, Dr6::IDLE.0);
