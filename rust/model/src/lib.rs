@@ -20,6 +20,7 @@ mod kernel;
 mod kgdb;
 pub mod laws;
 mod machine;
+pub mod mutant;
 mod owed;
 mod perf;
 pub mod policy;

@@ -8,6 +8,7 @@ use crate::counter::{Counter, Origin};
 use crate::event::{Event, Holder, Kgdb, Misuse, Nmi, Outcome};
 use crate::histogram::Histogram;
 use crate::kgdb::Debugger;
+use crate::mutant::Mutant;
 use crate::policy::{Delta, HostHalf, Policy, WORDS};
 use crate::step::{Mark, On, Probe, counter_of};
 use crate::task::{Capabilities, Life, Task};
@@ -122,6 +123,8 @@ pub struct Machine {
     pub options: Options,
     /// Who decides when registers are switched.
     pub policy: Policy,
+    /// What is wrong with it, on purpose.
+    pub mutant: Option<Mutant>,
     pub(crate) cpus: Vec<Cpu>,
     pub(crate) tasks: Vec<Task>,
     pub(crate) contexts: Vec<Context>,
@@ -153,6 +156,7 @@ impl Machine {
             policy,
             cpus: cpus.collect(),
             tasks: vec![Task::new(TaskId::IDLE, CpuId(0), Capabilities::Root)],
+            mutant: None,
             contexts: vec![Context::new(None); options.cpus],
             counters: Vec::new(),
             vcpus: Vec::new(),
@@ -300,6 +304,7 @@ impl Machine {
     pub fn apply<P: Probe>(&mut self, event: &Event, probe: &mut P) -> Result<Outcome, Misuse> {
         // Handed through as it is: taken apart and put together again, it is copied at every event.
         let outcome = self.perform(event, probe);
+        On { machine: self, cpu: CpuId(0), probe }.catch_up();
         self.clock += u64::from(outcome.is_ok());
         outcome
     }

@@ -82,13 +82,9 @@ impl Machine {
         let info = parse(&attr, caller, &self.options);
         let info = info.map_err(|refusal| self.refused_after_slot(refusal, task, cpu))?;
         // 13
-        if let Some(task) = task
-            && !self.may_count(caller, task, attr.sigtrap)
-        {
-            return Err(Refusal::new(
-                Errno::EACCES,
-                "another user's task needs CAP_PERFMON, with sigtrap CAP_KILL too (perf_check_permission)",
-            ));
+        let late = self.policy.has(Delta::LatePermission);
+        if !late {
+            self.check_permission(caller, task, &attr)?;
         }
         // 14
         if task.is_none() && self.options.paranoid > 0 && caller == Capabilities::None {
@@ -116,6 +112,9 @@ impl Machine {
         if let Some(leader) = group {
             self.may_follow(attr, task, cpu, leader)?;
         }
+        if late {
+            self.check_permission(caller, task, &attr)?;
+        }
         let id = self.create(attr, info, task, cpu, Origin::Perf);
         self.counters[id.index()].leader = group;
         let process = self.task(by).process;
@@ -125,10 +124,14 @@ impl Machine {
     }
 
     /// Row 13, `perf_check_permission`: CAP_PERFMON, with sigtrap CAP_KILL beside it, or else what ptrace asks for.
-    fn may_count(&self, caller: Capabilities, task: TaskId, sigtrap: bool) -> bool {
-        caller == Capabilities::Root
-            || caller == Capabilities::Perfmon && !sigtrap
-            || self.task(task).capabilities <= caller
+    fn check_permission(&self, caller: Capabilities, task: Option<TaskId>, attr: &Attr) -> Result<(), Refusal> {
+        let may = task.is_none_or(|task| {
+            caller == Capabilities::Root
+                || caller == Capabilities::Perfmon && !attr.sigtrap
+                || self.task(task).capabilities <= caller
+        });
+        let rule = "another user's task needs CAP_PERFMON, with sigtrap CAP_KILL too (perf_check_permission)";
+        if may { Ok(()) } else { Err(Refusal::new(Errno::EACCES, rule)) }
     }
 
     /// Row 16: who may join a group.

@@ -4,9 +4,12 @@
 //! machine itself, so that an NMI or another CPU's event can run there to completion; the interrupted transition then
 //! goes on with what it has already read.
 
+use std::panic::Location;
+
 use debugreg::{Dr, Owner, Steps, Word};
 
 use crate::machine::Machine;
+use crate::mutant::Mutant;
 use crate::vcpu::Vcpu;
 use crate::{CounterId, CpuId, VcpuId};
 
@@ -61,6 +64,9 @@ pub enum Mark {
 
 /// Sees every step.
 pub trait Probe {
+    /// Whether a machine may be a mutant under it (`mutant.rs`).
+    const MUTATES: bool = true;
+
     /// Called before each step; may change the machine.
     #[inline]
     fn before(&mut self, machine: &mut Machine, cpu: CpuId) {
@@ -86,7 +92,9 @@ pub trait Probe {
     }
 }
 
-impl Probe for () {}
+impl Probe for () {
+    const MUTATES: bool = false;
+}
 
 /// One CPU of the live machine, as the transitions of [`debugreg::bank`] see it.
 #[derive(Debug)]
@@ -106,6 +114,52 @@ impl<P: Probe> On<'_, P> {
         &mut self.machine.cpus[self.cpu.index()].bank
     }
 
+    /// A step that writes something, or what a mutant makes of it.
+    #[inline]
+    fn write(&mut self, step: Step, site: &'static Location<'static>) {
+        if P::MUTATES && self.machine.mutant.is_some() {
+            for step in Mutant::alter(self.machine, self.cpu, step, site).into_iter().flatten() {
+                self.act(step);
+            }
+        } else {
+            self.act(step);
+        }
+    }
+
+    #[inline]
+    fn act(&mut self, step: Step) {
+        match step {
+            Step::Store(word, value) => self.before().store(word, value),
+            Step::Or(word, bits) => self.before().or(word, bits),
+            Step::WriteDr(dr, value) => {
+                self.before().cost.dr_writes += 1;
+                // Linux wrote 0 to DR6 and to DR7 for years.
+                self.machine.write_hardware(self.cpu, dr, value);
+            }
+            // One that a mutant has held back: the vCPU is that of the thread that runs.
+            Step::WriteField(..) => {
+                let running = self.machine.cpu(self.cpu).running;
+                if let Some(id) = self.machine.vcpus.iter().position(|vcpu| vcpu.task == running) {
+                    let host = On { machine: self.machine, cpu: self.cpu, probe: self.probe };
+                    Kvm { host, id: VcpuId::from(id) }.act(step);
+                }
+                return;
+            }
+            _ => {}
+        }
+        self.after(step);
+    }
+
+    /// Does what a mutant has held back, at the latest now.
+    #[inline]
+    pub(crate) fn catch_up(&mut self) {
+        if P::MUTATES
+            && let Some((cpu, step)) = Mutant::release(self.machine)
+        {
+            On { machine: self.machine, cpu, probe: self.probe }.act(step);
+        }
+    }
+
     #[inline]
     fn after(&mut self, step: Step) {
         self.probe.step(self.cpu, step);
@@ -114,6 +168,7 @@ impl<P: Probe> On<'_, P> {
     /// The entry itself, as far as an NMI can tell (on SVM it waits behind CLGI, and ends the guest's turn at once).
     #[inline]
     pub(crate) fn enter_guest(&mut self) {
+        self.catch_up();
         self.before();
         self.probe.before_entry(self.machine, self.cpu);
         self.after(Step::Entry);
@@ -135,30 +190,39 @@ impl<P: Probe> Steps for On<'_, P> {
     }
 
     #[inline]
+    #[track_caller]
     fn store(&mut self, word: Word, value: u64) {
-        self.before().store(word, value);
-        self.after(Step::Store(word, value));
+        self.write(Step::Store(word, value), Location::caller());
     }
 
     #[inline]
+    #[track_caller]
     fn or(&mut self, word: Word, bits: u64) {
-        self.before().or(word, bits);
-        self.after(Step::Or(word, bits));
+        self.write(Step::Or(word, bits), Location::caller());
     }
 
     #[inline]
+    #[track_caller]
     fn compare_exchange(&mut self, word: Word, old: u64, new: u64) -> bool {
+        if P::MUTATES && self.machine.mutant.is_some() {
+            let step = Step::CompareExchange(word, new, true);
+            match Mutant::alter(self.machine, self.cpu, step, Location::caller()) {
+                [None, _] => return true,
+                [Some(Step::CompareExchange(_, other, _)), _] if other != new => {
+                    return self.compare_exchange(word, old, other);
+                }
+                _ => {}
+            }
+        }
         let took = self.before().compare_exchange(word, old, new);
         self.after(Step::CompareExchange(word, new, took));
         took
     }
 
     #[inline]
+    #[track_caller]
     fn write_dr(&mut self, dr: Dr, value: u64) {
-        self.before().cost.dr_writes += 1;
-        // Linux wrote 0 to DR6 and to DR7 for years.
-        self.machine.write_hardware(self.cpu, dr, value);
-        self.after(Step::WriteDr(dr, value));
+        self.write(Step::WriteDr(dr, value), Location::caller());
     }
 
     #[inline]
@@ -187,7 +251,22 @@ impl<P: Probe> Kvm<'_, P> {
 
     /// Writes a VMCS or VMCB field.
     #[inline]
+    #[track_caller]
     pub fn write_field(&mut self, field: Field, value: u64) {
+        let step = Step::WriteField(field, value);
+        if P::MUTATES && self.host.machine.mutant.is_some() {
+            for step in Mutant::alter(self.host.machine, self.host.cpu, step, Location::caller()).into_iter().flatten()
+            {
+                self.act(step);
+            }
+        } else {
+            self.act(step);
+        }
+    }
+
+    #[inline]
+    fn act(&mut self, step: Step) {
+        let Step::WriteField(field, value) = step else { return self.host.act(step) };
         self.host.before().cost.vmcs += 1;
         let vmcs = &mut self.vcpu().vmcs;
         match field {
@@ -195,12 +274,13 @@ impl<P: Probe> Kvm<'_, P> {
             Field::GuestDr7 => vmcs.dr7 = value,
             Field::DrIntercept => vmcs.dr_intercept = value != 0,
         }
-        self.host.after(Step::WriteField(field, value));
+        self.host.after(step);
     }
 
     /// Writes a VMCB field unless it holds the value already (`svm_set_dr6`). Looking costs nothing: a VMCB is plain
     /// memory, and an unchanged field does not lose its clean bit.
     #[inline]
+    #[track_caller]
     pub fn update_field(&mut self, field: Field, value: u64) {
         if self.field(field) != value {
             self.write_field(field, value);

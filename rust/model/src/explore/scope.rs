@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::laws::Laws;
 use crate::machine::{Machine, Options};
+use crate::mutant::Mutant;
 use crate::policy::Policy;
 use crate::task::Capabilities;
 use crate::{CpuId, TaskId};
@@ -189,6 +190,8 @@ pub struct Scope {
     pub laws: Laws,
     /// Whether states that differ in names of addresses only are one.
     pub symmetry: bool,
+    /// What is wrong with the machine, on purpose.
+    pub mutant: Option<Mutant>,
 }
 
 impl Default for Scope {
@@ -205,6 +208,7 @@ impl Default for Scope {
             races: false,
             laws: Laws::ALL,
             symmetry: true,
+            mutant: None,
         }
     }
 }
@@ -243,6 +247,7 @@ impl Scope {
     /// The machine at the start: each CPU runs its first task.
     pub fn machine(&self, policy: Policy) -> Machine {
         let mut machine = Machine::new(self.options, policy);
+        machine.mutant = self.mutant;
         for task in self.all_tasks() {
             machine.add_task(self.home(task), Capabilities::Root);
         }

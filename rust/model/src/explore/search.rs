@@ -382,7 +382,7 @@ impl Probe for Trial {
             return;
         }
         let before = machine.cpu(cpu).clone();
-        let clock = machine.clock;
+        let (clock, mutant) = (machine.clock, machine.mutant);
         let returned = self.witness.try_inside(machine, &Event::Nmi(cpu, Nmi::Plain));
         self.trials += 1;
         let after = &mut machine.cpus[cpu.index()];
@@ -391,7 +391,7 @@ impl Probe for Trial {
             self.differs.push(self.at.len());
         }
         *after = before;
-        machine.clock = clock;
+        (machine.clock, machine.mutant) = (clock, mutant);
     }
 
     fn before_entry(&mut self, machine: &mut Machine, cpu: CpuId) {

@@ -132,6 +132,7 @@ impl Store {
     /// A state as a machine.
     pub(super) fn unpack(&self, row: &[u32], scope: &Scope, policy: Policy) -> Machine {
         let mut machine = Machine::new(scope.options, policy);
+        machine.mutant = scope.mutant;
         self.hosts.with(row[0], |host| {
             machine.tasks.clone_from(&host.tasks);
             machine.contexts.clone_from(&host.contexts);

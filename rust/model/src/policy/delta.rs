@@ -111,6 +111,7 @@ deltas! {
     Announce "announce" PERF, NEVER => NEVER, "kgdb announces its slots, and nobody else's update of the registers touches them (the mail)";
     Histogram "histogram" PERF, NEVER => NEVER, "slots are kept as numbers of the kind that Linux keeps, not counted when somebody asks (6.1)";
     WprobeOr "wprobe-or" PERF, v26(33) => EVER, "pointing an installed breakpoint elsewhere or-s the new R/W and LEN to the old (wprobe as posted)";
+    LatePermission "late-permission" PERF, v(5, 11) => v(6, 2), "a task's permission is asked for last, when it has been seen that it lives and that the group may be joined (5.11 to 6.1)";
     LeaderGone "leader-gone" PERF, v26(33) => v(6, 15), "a group may be joined whose leader's task has exited or called execve: ENODEV came later (to 6.14)";
     HB01 "HB-01" PERF, NEVER => NEVER, "one counter for the whole machine decides whether a slot is free (before 2.6.33's release)";
     HB02 "HB-02" PERF, NEVER => NEVER, "a breakpoint that is refused after its slot was reserved keeps the slot for ever (to 2.6.33-rc)";

@@ -340,9 +340,10 @@ mod tests {
     }
 
     #[test]
-    fn debian_is_linux_5_15_with_three_fixes() {
+    fn debian_is_linux_5_15_with_four_changes() {
         let debian = Policy::parse("debian-6.12").expect("named");
-        let spelled = Policy::parse("linux-5.15+H-01=fixed+H-20=fixed+HB-34=fixed").expect("named");
+        let spelled =
+            Policy::parse("linux-5.15+H-01=fixed+H-20=fixed+HB-34=fixed+late-permission=fixed").expect("named");
         assert_eq!((debian.host, debian.kvm, debian.deltas), (spelled.host, spelled.kvm, spelled.deltas));
     }
 
