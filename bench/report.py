@@ -103,6 +103,16 @@ def replay() -> None:
         show(f"  {name:<38}{seconds * 1e3:>11.1f} ms  {n / seconds / 1e6:>6.2f} million {what}/s")
 
 
+def explore() -> None:
+    """Show how fast a policy written in Python is explored, beside the same one in Rust."""
+    bench = import_module("bench.bench_check")
+    took = fastest(bench.SIDES, 5)
+    rust, python = took.values()
+    rate = bench.TRANSITIONS / rust / 1e6
+    show("", f"exploring the policy skip: {bench.TRANSITIONS:,} transitions, {rate:.2f} million/s")
+    show(f"  the same, written in Python:          {python / rust:>5.2f} x the time")
+
+
 def start_up() -> None:
     """Show what the package and the command line add to a start of Python."""
     bench = import_module("bench.bench_startup")
@@ -137,6 +147,7 @@ def main() -> None:
     show(f"{machine()}; sides take turns, fastest of {ROUNDS} rounds ({STARTS} processes)", "")
     operations()
     replay()
+    explore()
     start_up()
 
 

@@ -1,6 +1,7 @@
 """Policies written in Python: accepted wherever a name is, explored like the others, and held to what they may do."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,8 @@ def test_a_lazy_one_reads_back_what_the_guest_has_changed():
     machine = dr.Machine(policy=Lazy)
     vcpu = machine.vcpu("v0", task=machine.task("qemu"))
     with vcpu.run():
-        assert machine.do("v0 mov_to_dr 0 0x5000").ok is not False
-        machine.do("v0 mov_to_dr 7 0x90401")
+        for line in ("v0 mov_to_dr 0 0x5000", "v0 mov_to_dr 7 0x90401"):
+            assert machine.do(line).exception is None
     with vcpu.run():
         assert machine.do("v0 store 0x5000 8").exception == "#DB"
     assert dr.check(Lazy, nmi=True, laws=["host-armed", "guest-armed", "entry-quiet"])
@@ -176,6 +177,24 @@ def test_reasons_and_reads():
     assert set(seen) == {"other", "nmi", "dr"}
 
 
+def test_a_policy_that_knows_one_address_from_another_is_not_taken_for_one_that_does_not():
+    class Picky(dr.Policy):
+        def vm_entry(self, cpu, vcpu):
+            cpu.write_dr(7, 0x400)
+            for number in range(4):
+                cpu.write_dr(number, vcpu.effective_db[number])
+
+        def vm_exit(self, cpu, vcpu, reason):
+            if cpu.registers.dr0 != 0x2000:
+                cpu.refresh()
+
+    laws = ["host-armed"]
+    assert dr.check(Picky, addresses=1, laws=laws)
+    verdict = dr.check(Picky, addresses=2, laws=laws)
+    assert verdict.law == "host-armed"
+    assert "bp_addr=0x2000" in verdict.scenario
+
+
 # What may not be.
 
 
@@ -193,7 +212,7 @@ MISTAKES = [
     (lambda self, cpu, vcpu: cpu.nobody, "a policy's cpu has no 'nobody'"),
     (lambda self, cpu, vcpu: setattr(self, "mine", 1), "declare 'mine' in `words` of Failing"),
     (lambda self, cpu, vcpu: vcpu.effective_db[4], "DR0 to DR3 are addresses (got 4)"),
-    (lambda self, cpu, vcpu: vcpu.read_field("dr3"), "KeyError"),
+    (lambda self, cpu, vcpu: vcpu.read_field("dr3"), 'a field is guest_dr6, guest_dr7 or dr_intercept (got "dr3")'),
     (lambda self, cpu, vcpu: 1 / 0, "ZeroDivisionError"),
     (lambda self, cpu: None, "TypeError"),
 ]
@@ -273,6 +292,21 @@ def test_a_scenario_may_name_it(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("import debugreg as dr\n\nclass Mine(dr.Policy):\n    pass\n")
     (tmp_path / "x.scn").write_text("machine policy=mine.py:Mine,skip\ntask a\nvcpu v task=a\nv vm_entry => ok\n")
     assert [report.policy for report in dr.run("x.scn")] == ["mine.py:Mine", "skip"]
+    # Which is no kernel's.
+    with suppress(dr.WorldError):
+        assert dr.conform("x.scn").scenarios == 0
+
+
+def test_the_machine_that_it_runs_in_is_not_its_business():
+    class Curious(dr.Policy):
+        def vm_entry(self, cpu, vcpu):
+            machine.cpus[0].hardware  # noqa: B018 - it must not even look
+
+    machine = dr.Machine(policy=Curious)
+    machine.vcpu("v0", task=machine.task("a"))
+    with pytest.raises(dr.PolicyError, match="not the machine that it runs in"):
+        machine.do("v0 vm_entry")
+    assert machine.cpus[0].hardware.dr7 == 0x400
 
 
 SECRETS = {

@@ -225,9 +225,9 @@ def check(
         violation=Violation(*violation) if violation else None,
         stopped=cast('Literal["asked", "memory", "walked"] | None', stopped),
     )
-    audit(name)
     if stopped == "asked":
         raise Interrupted(verdict)
+    audit(name)
     return verdict
 
 

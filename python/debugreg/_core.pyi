@@ -12,6 +12,7 @@ from typing_extensions import disjoint_base
 __all__ = [
     "DR6_IDLE",
     "DR7_RESET",
+    "POLICY_WORDS",
     "__version__",
     "CheckScope",
     "Counter",
@@ -65,6 +66,11 @@ DR6 when nothing happened.
 DR7_RESET: Final[int]
 """
 DR7 after a reset.
+"""
+
+POLICY_WORDS: Final[int]
+"""
+How many words a CPU, and a vCPU, keeps for a policy.
 """
 
 __version__: Final[str]

@@ -85,7 +85,7 @@ def load_declared(text: str) -> None:
     """Load the policies written in Python that a scenario's `machine` line names."""
     import re
 
-    for names in re.findall(r"^machine\b[^#\n]*\bpolicy=(\S*)", text, re.MULTILINE):
+    for names in re.findall(r"^[ \t]*machine\b[^#\n]*\spolicy=(\S*)", text, re.MULTILINE):
         for name in names.split(","):
             if ".py:" in name:
                 resolve(name)

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Policy", "PolicyCpu", "PolicyVcpu", "audit", "register", "registered", "resolve"]
 
-WORDS = 4
-"""How many words a CPU, and a vCPU, keeps for a policy."""
-
-FIELDS = {"guest_dr6": 0, "guest_dr7": 1, "dr_intercept": 2}
-"""The fields of a VMCS or VMCB, by their numbers."""
-
 
 class _Words:
     """What is remembered in words: an attribute for each name that the policy declares."""
@@ -163,11 +157,11 @@ class PolicyVcpu(_Words):
 
     def read_field(self, name: Literal["guest_dr6", "guest_dr7", "dr_intercept"]) -> int:
         """Read a field of the VMCS or VMCB."""
-        return self._turn("read_field", FIELDS[name])
+        return self._turn(f"read_field {name}")
 
     def write_field(self, name: Literal["guest_dr6", "guest_dr7", "dr_intercept"], value: int) -> None:
         """Write a field of the VMCS or VMCB."""
-        self._turn("write_field", FIELDS[name], value)
+        self._turn(f"write_field {name}", 0, value)
 
 
 class Policy:
@@ -200,8 +194,9 @@ class Policy:
         super().__init_subclass__()
         for kind, view in (("cpu", PolicyCpu), ("vcpu", PolicyVcpu)):
             names = cls.words.get(kind, {})
-            if len(names) > WORDS:
-                msg = f"{cls.__name__}.words: a {kind} has {WORDS} words (got {len(names)}: {', '.join(names)})"
+            if len(names) > _core.POLICY_WORDS:
+                got = f"{len(names)}: {', '.join(names)}"
+                msg = f"{cls.__name__}.words: a {kind} has {_core.POLICY_WORDS} words (got {got})"
                 raise TypeError(msg)
             for name in names:
                 if name.startswith("_") or hasattr(view, name):
@@ -267,8 +262,10 @@ def register(cls: type[Policy], name: str) -> str:
 def _failure(cls: type[Policy], name: str, method: str, error: Exception) -> PolicyError:
     """Return what went wrong in a method, with the line of the user's file."""
     path, line = _place(error.__traceback__)
-    message = f"{cls.__name__}.{method}: {type(error).__name__}: {error}"
-    return PolicyError(message, path=path or name, line=line)
+    file = name.rpartition(":")[0]
+    # As the user wrote it.
+    path = file if path and file and Path(file).resolve() == Path(path) else path or name
+    return PolicyError(f"{cls.__name__}.{method}: {type(error).__name__}: {error}", path=path, line=line)
 
 
 def _place(trace: TracebackType | None) -> tuple[str | None, int | None]:

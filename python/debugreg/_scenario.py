@@ -137,7 +137,6 @@ def run(
     reports: list[ScenarioReport] = []
     for file in several(files):
         text = read_text(Path(file))
-        load_declared(text)
         declared, mistake = _core.scenario_declares(text)
         if declared is None:
             raise mistake_in(file, mistake)
@@ -156,15 +155,17 @@ def run(
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a scenario; a byte that is no UTF-8 is a mistake in it."""
+    """Return the text of a scenario; a byte that is no UTF-8 is a mistake in it. Policies that it names are loaded."""
     content = path.read_bytes()
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = len(content[content.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8")) + 1
         message = f"found the byte {content[error.start]:#04x}, allowed is text in UTF-8"
         raise ScenarioError(message, path=str(path), line=line, column=column) from None
+    load_declared(text)
+    return text
 
 
 def mistake_in(file: str, mistake: tuple[int, int, str] | None) -> ScenarioError:

@@ -450,6 +450,9 @@ impl Machine {
     /// With IDT delivery everything is disarmed while the handler runs (10); FRED lets it be.
     fn nmi_handler<P: Probe>(&mut self, cpu: CpuId, what: Nmi, probe: &mut P) -> Outcome {
         let saved = (!self.options.fred).then(|| self.db_save(cpu, probe));
+        if saved.is_some() {
+            probe.mark(self, cpu, Mark::Nmi);
+        }
         let outcome = match what {
             Nmi::Plain => Outcome::Ok,
             Nmi::KgdbSet(kind, address, length) => self.kgdb_in_nmi(cpu, Kgdb::Set(kind, address, length), probe),

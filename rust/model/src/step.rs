@@ -60,6 +60,8 @@ pub enum Mark {
     Sync,
     /// The guest is entered.
     Entry,
+    /// What an NMI came for is done: everything is disarmed.
+    Nmi,
 }
 
 /// Sees every step.

@@ -25,7 +25,9 @@ fn scopes() -> Vec<Scope> {
         nmis,
         ..Scope::default()
     };
-    let traced = both.map(|scope| Scope { kinds: Kinds::parse("+guest-dr6,ptrace").expect("kinds"), ..scope });
+    // Who is told of a guest's DR6: no step of his matters to it, so no NMI.
+    let events = Kinds::parse("switch,entry,guest-dr,guest-dr6,guest-access,ptrace,access").expect("kinds");
+    let traced = both.map(|scope| Scope { kinds: events, nmis: Nmis::default(), ..scope });
     [both.to_vec(), vec![host], traced.to_vec()].concat()
 }
 
@@ -86,29 +88,30 @@ fn survivors(name: &str, scopes: Vec<Scope>) -> (usize, Vec<(Site, Place, Change
     (count, left)
 }
 
-/// Prints who survives: `POLICIES=lean,linux-fixed cargo test --release --test mutants -- --ignored --nocapture`.
-#[test]
-#[ignore = "two minutes for each policy: it prints the mutants that no law notices"]
-fn mutants_of_a_policy() {
-    for name in std::env::var("POLICIES").unwrap_or("lean".into()).split(',') {
-        let (all, left) = survivors(name, scopes());
-        println!("{name}: {all} mutants, {} survive", left.len());
-        for (site, place, change) in left {
-            println!("    {site} {place:?} {change:?}");
-        }
+/// Why a mutant that no law notices is none.
+fn excuse(place: Place, change: Change) -> Option<&'static str> {
+    match (place, change) {
+        // The slot is disarmed, or interrupts are off, until the next step is done too; an NMI looks at DR7 alone.
+        (Place::Address | Place::Word | Place::Status, Change::Swap) => Some("nobody reads it before the next step"),
+        // U6, and there is no step behind it: an NMI finds the shadow active and nothing armed, which is safe.
+        (Place::Control, Change::Swap) => Some("the last of its transition"),
+        // Without the step BS would stay, too; but what sets it, a tracer's single-stepping, no event of the explorer does.
+        (Place::Status, Change::Drop | Change::Flip(0b1)) => Some("the next #DB replaces B0 to B3"),
+        (Place::Status, Change::Flip(0x2000)) => Some("the host shows BD to nobody"),
+        _ => None,
     }
 }
 
 #[test]
-fn the_laws_notice_what_the_host_does_wrong() {
-    let host = scopes().into_iter().filter(|scope| scope.vcpus == 0).collect();
-    let (all, left) = survivors("linux-fixed", host);
-    assert!(all > 40, "{all}");
-    assert!(left.len() * 5 < all, "{all}: {left:?}");
-    // None of DR7's enables, and no address, can be wrong.
-    let grave = |&&(_, place, change): &&(Site, Place, Change)| {
-        matches!((place, change), (Place::Control, Change::Flip(bits)) if bits < 1 << 8)
-            || place == Place::Address && change != Change::Swap
-    };
-    assert_eq!(left.iter().filter(grave).collect::<Vec<_>>(), Vec::<&(Site, Place, Change)>::new());
+fn what_no_law_notices_is_no_mistake() {
+    for policy in ["lean", "linux-fixed"] {
+        let (all, left) = survivors(policy, scopes());
+        println!("{policy}: {} of {all} mutants are noticed", all - left.len());
+        for &(site, place, change) in &left {
+            let why = excuse(place, change);
+            println!("    {site} {place:?} {change:?}: {}", why.unwrap_or("?"));
+            assert!(why.is_some(), "{policy}: {site} {place:?} {change:?} is not noticed");
+        }
+        assert!(left.len() * 7 < all, "{policy}: {} of {all}", left.len());
+    }
 }

@@ -48,6 +48,10 @@ mod _core {
     #[pymodule_export]
     use super::scenario::{policies, policy_name, scenario_declares, scenario_format, scenario_run};
 
+    /// How many words a CPU, and a vCPU, keeps for a policy.
+    #[pymodule_export]
+    const POLICY_WORDS: usize = debugreg_model::policy::WORDS;
+
     /// DR6 when nothing happened.
     #[pymodule_export]
     const DR6_IDLE: u64 = debugreg::Dr6::IDLE.0;

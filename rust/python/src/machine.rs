@@ -51,17 +51,18 @@ impl Shared {
 
     /// Takes the machine, after whoever has it. With a GIL nobody ever has: no Python runs while it is taken.
     #[inline]
-    fn lock<'py>(&self, py: Python<'py>) -> PyRefMut<'py, Live> {
+    fn lock<'py>(&self, py: Python<'py>) -> PyResult<PyRefMut<'py, Live>> {
         loop {
             match self.0.bind(py).try_borrow_mut() {
-                Ok(live) => return live,
+                Ok(live) => return Ok(live),
+                Err(_) if user::is_asking() => return Err(of_policy()),
                 Err(_) => py.detach(std::thread::yield_now),
             }
         }
     }
 
     fn apply(&self, py: Python<'_>, event: &Event) -> PyResult<Outcome> {
-        let mut session = self.lock(py);
+        let mut session = self.lock(py)?;
         let outcome = session.machine.apply(event, &mut ()).map_err(|misuse| mistake(&session, &misuse))?;
         user::raise_failure()?;
         Ok(outcome)
@@ -69,12 +70,17 @@ impl Shared {
 
     /// [`Shared::apply`] of an event that has nothing to answer: its outcome is not moved out, which takes 3 ns.
     fn perform(&self, py: Python<'_>, event: &Event) -> PyResult<()> {
-        let mut session = self.lock(py);
+        let mut session = self.lock(py)?;
         match session.machine.apply(event, &mut ()) {
             Ok(_) => user::raise_failure(),
             Err(misuse) => Err(mistake(&session, &misuse)),
         }
     }
+}
+
+#[cold]
+fn of_policy() -> PyErr {
+    PyValueError::new_err("a policy's method sees what it is given, not the machine that it runs in")
 }
 
 #[cold]
@@ -202,7 +208,7 @@ impl PyMachine {
         if !matches!(bits, 32 | 64) {
             return Err(PyValueError::new_err(format!("bits must be 64 or 32 (got {bits})")));
         }
-        let mut session = self.0.lock(py);
+        let mut session = self.0.lock(py)?;
         let cpus = session.machine.cpu_count();
         if cpu as usize >= cpus {
             return Err(PyValueError::new_err(format!("cpu must be 0 to {} (got {cpu})", cpus - 1)));
@@ -218,7 +224,7 @@ impl PyMachine {
         if !task.shared.is(&self.0) {
             return Err(another_machine("task"));
         }
-        let mut session = self.0.lock(py);
+        let mut session = self.0.lock(py)?;
         let vcpu = session.add_vcpu(name, task.id).map_err(|error| misspelt(&error))?;
         session.machine.set_debug_extensions(vcpu, de);
         Ok(vcpu.0)
@@ -232,7 +238,7 @@ impl PyMachine {
     ///     DR6; a number; registers; a refusal as errno, its name, the rule and the holders; and the steps.
     #[pyo3(signature = (line, /))]
     fn _do(&self, py: Python<'_>, line: &str) -> PyResult<LineOutcome> {
-        let mut session = self.0.lock(py);
+        let mut session = self.0.lock(py)?;
         let (parsed, performed) = session.line(line).map_err(|error| misspelt(&error))?;
         user::raise_failure()?;
         let Some(outcome) = performed.outcome else {
@@ -277,43 +283,43 @@ impl PyMachine {
 
     /// Why nothing more can have a name, or None if something can.
     #[pyo3(signature = (name, /))]
-    fn _name_mistake(&self, py: Python<'_>, name: &str) -> Option<String> {
-        self.0.lock(py).names.mistake(name)
+    fn _name_mistake(&self, py: Python<'_>, name: &str) -> PyResult<Option<String>> {
+        Ok(self.0.lock(py)?.names.mistake(name))
     }
 
     /// Whether a name is taken.
     #[pyo3(signature = (name, /))]
-    fn _knows(&self, py: Python<'_>, name: &str) -> bool {
-        self.0.lock(py).names.knows(name)
+    fn _knows(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
+        Ok(self.0.lock(py)?.names.knows(name))
     }
 
     /// What everything has cost so far.
     #[getter]
-    fn _cost(&self, py: Python<'_>) -> CostFields {
-        cost_fields(self.0.lock(py).machine.cost())
+    fn _cost(&self, py: Python<'_>) -> PyResult<CostFields> {
+        Ok(cost_fields(self.0.lock(py)?.machine.cost()))
     }
 
     /// The policy, as a name with its deltas.
     #[getter]
-    fn policy(&self, py: Python<'_>) -> String {
-        self.0.lock(py).machine.policy.to_string()
+    fn policy(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.0.lock(py)?.machine.policy.to_string())
     }
 
     /// 'intel' or 'amd'.
     #[getter]
-    fn vendor(&self, py: Python<'_>) -> &'static str {
-        self.0.lock(py).machine.options.vendor.name()
+    fn vendor(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.0.lock(py)?.machine.options.vendor.name())
     }
 
     /// How many events there have been.
     #[getter]
-    fn clock(&self, py: Python<'_>) -> u64 {
-        self.0.lock(py).machine.clock()
+    fn clock(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.0.lock(py)?.machine.clock())
     }
 
     #[getter]
-    fn _cpu_count(&self, py: Python<'_>) -> usize {
-        self.0.lock(py).machine.cpu_count()
+    fn _cpu_count(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.0.lock(py)?.machine.cpu_count())
     }
 }
 
@@ -334,8 +340,8 @@ impl PyTask {
 
     /// Whether it is on its CPU.
     #[getter]
-    fn running(&self, py: Python<'_>) -> bool {
-        self.shared.lock(py).machine.is_running(self.id)
+    fn running(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.shared.lock(py)?.machine.is_running(self.id))
     }
 
     #[getter]
@@ -367,9 +373,9 @@ impl PyCpu {
 
     /// The cheap test: whether a host breakpoint is in a register here (`hw_breakpoint_active`).
     #[getter]
-    fn breakpoints_active(&self, py: Python<'_>) -> bool {
-        let session = self.shared.lock(py);
-        session.machine.breakpoints_active(self.id)
+    fn breakpoints_active(&self, py: Python<'_>) -> PyResult<bool> {
+        let session = self.shared.lock(py)?;
+        Ok(session.machine.breakpoints_active(self.id))
     }
 
     /// A property that does nothing, of the same signature: what a call costs, for bench/.
@@ -420,16 +426,16 @@ impl PyCpu {
 
     /// Who runs, by number and name; None is the idle task.
     #[getter]
-    fn _running(&self, py: Python<'_>) -> Option<(u32, String)> {
-        let session = self.shared.lock(py);
+    fn _running(&self, py: Python<'_>) -> PyResult<Option<(u32, String)>> {
+        let session = self.shared.lock(py)?;
         let running = session.machine.cpu(self.id).running;
-        (running != TaskId::IDLE).then(|| (running.0, session.names.task(running).to_owned()))
+        Ok((running != TaskId::IDLE).then(|| (running.0, session.names.task(running).to_owned())))
     }
 
     /// By slot: the counter's number and name, its scope, and since which event; a number of None is kgdb.
     #[getter]
-    fn _slots(&self, py: Python<'_>) -> Vec<Option<HeldFields>> {
-        let session = self.shared.lock(py);
+    fn _slots(&self, py: Python<'_>) -> PyResult<Vec<Option<HeldFields>>> {
+        let session = self.shared.lock(py)?;
         let announced = session.machine.cpu(self.id).announced;
         let held = |(holder, announced): (Holder, u64)| match holder {
             Holder::Nobody => None,
@@ -439,7 +445,7 @@ impl PyCpu {
                 Some((Some(id.0), session.counter_name(id), scope(&session, id), since))
             }
         };
-        session.machine.slots(self.id).into_iter().zip(announced).map(held).collect()
+        Ok(session.machine.slots(self.id).into_iter().zip(announced).map(held).collect())
     }
 }
 
@@ -479,26 +485,27 @@ impl PyCounter {
 
     /// What a scenario line calls it.
     #[getter]
-    fn name(&self, py: Python<'_>) -> String {
-        self.shared.lock(py).counter_name(self.id)
+    fn name(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.shared.lock(py)?.counter_name(self.id))
     }
 
     /// Whom it counts.
     #[getter]
-    fn scope(&self, py: Python<'_>) -> String {
-        scope(&self.shared.lock(py), self.id)
+    fn scope(&self, py: Python<'_>) -> PyResult<String> {
+        let session = self.shared.lock(py)?;
+        Ok(scope(&session, self.id))
     }
 
     /// How often it was hit.
     #[getter]
-    fn count(&self, py: Python<'_>) -> u64 {
-        self.shared.lock(py).machine.counter(self.id).count
+    fn count(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.shared.lock(py)?.machine.counter(self.id).count)
     }
 
     /// Whether it is in a register.
     #[getter]
-    fn active(&self, py: Python<'_>) -> bool {
-        self.shared.lock(py).machine.counter(self.id).state == debugreg_model::State::Active
+    fn active(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.shared.lock(py)?.machine.counter(self.id).state == debugreg_model::State::Active)
     }
 
     /// PERF_EVENT_IOC_ENABLE.
@@ -551,15 +558,15 @@ impl PyVcpu {
 
     /// Whether its guest runs.
     #[getter]
-    fn in_guest(&self, py: Python<'_>) -> bool {
-        let session = self.shared.lock(py);
-        session.machine.guest_runs(self.id)
+    fn in_guest(&self, py: Python<'_>) -> PyResult<bool> {
+        let session = self.shared.lock(py)?;
+        Ok(session.machine.guest_runs(self.id))
     }
 
     #[getter]
-    fn _own(&self, py: Python<'_>) -> RegisterFields {
-        let session = self.shared.lock(py);
+    fn _own(&self, py: Python<'_>) -> PyResult<RegisterFields> {
+        let session = self.shared.lock(py)?;
         let vcpu: &Vcpu = session.machine.vcpu(self.id);
-        register_fields(vcpu.own)
+        Ok(register_fields(vcpu.own))
     }
 }

@@ -2,6 +2,7 @@
 //! in a tree: each node is what it does next, each branch what that answered. Python is asked where the tree ends, and
 //! now and then again, which finds out a policy that remembers something outside of its words.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,6 +20,16 @@ pyo3::create_exception!(_core, Unanswered, PyBaseException, "What is to be done 
 /// What a policy has done wrong, until somebody raises it.
 static FAILURE: Mutex<Option<PyErr>> = Mutex::new(None);
 static FAILED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread is in a method of a policy.
+    static ASKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether whoever calls is a policy: a machine that is taken is then the one that it runs in, and will not be given back.
+pub(crate) fn is_asking() -> bool {
+    ASKING.get()
+}
 
 /// How many other runs come before one that is tried again at the end.
 const PREDECESSORS: usize = 8;
@@ -102,19 +113,23 @@ fn operation(name: &str, number: u64, value: u64) -> PyResult<Op> {
         let dr = u8::try_from(number).ok().filter(|number| !matches!(number, 4 | 5)).and_then(Dr::from_number);
         dr.ok_or_else(|| PyValueError::new_err(format!("a debug register is 0 to 3, 6 or 7 (got {number})")))
     };
-    let slot =
-        || Slot::new(number as usize).map(|slot| slot.index() as u8).ok_or_else(|| PyValueError::new_err("0 to 3"));
+    let slot = || {
+        Slot::new(number as usize)
+            .map(|slot| slot.index() as u8)
+            .ok_or_else(|| PyValueError::new_err("an address is DR0 to DR3"))
+    };
     let word = || {
         u8::try_from(number)
             .ok()
             .filter(|&word| usize::from(word) < WORDS)
             .ok_or_else(|| PyValueError::new_err("no such word"))
     };
-    let field = || match number {
-        0 => Ok(Field::GuestDr6),
-        1 => Ok(Field::GuestDr7),
-        2 => Ok(Field::DrIntercept),
-        _ => Err(PyValueError::new_err("no such field")),
+    let (name, field) = name.split_once(' ').unwrap_or((name, ""));
+    let field = || match field {
+        "guest_dr6" => Ok(Field::GuestDr6),
+        "guest_dr7" => Ok(Field::GuestDr7),
+        "dr_intercept" => Ok(Field::DrIntercept),
+        _ => Err(PyValueError::new_err(format!("a field is guest_dr6, guest_dr7 or dr_intercept (got {field:?})"))),
     };
     Ok(match name {
         "breakpoints_active" => Op::Ask(Ask::BreakpointsActive),
@@ -204,7 +219,9 @@ impl InPython {
     fn ask(&self, hook: Hook, known: &[(Op, u64)]) -> Option<Next> {
         let next = Python::attach(|py| -> PyResult<Next> {
             let turn = Py::new(py, Turn(Mutex::new(Course::of(known))))?;
+            let outer = ASKING.replace(true);
             let result = self.call.call1(py, (method(hook), turn.clone_ref(py)));
+            ASKING.set(outer);
             let course = locked(&turn.get().0);
             if course.strayed.is_some() {
                 return Ok(Next::Strayed(course.strayed.clone()));
@@ -260,7 +277,7 @@ impl InPython {
         let count = ends.len();
         for at in 0..count.min(AUDITED) {
             for other in 0..=PREDECESSORS {
-                // The last one is the run itself.
+                // The last one is the run itself; primes choose those before it.
                 let which = if other == PREDECESSORS { at } else { (at * 7919 + other * 104_729 + 1) % count };
                 let (hook, path) = &ends[which];
                 if has_failed() || !self.is_steady(*hook, path) {
@@ -291,16 +308,16 @@ impl UserHalf for InPython {
         let mut node = Arc::clone(&self.trees[hook as usize]);
         let mut path = Path::with_capacity(16);
         loop {
-            // Two threads may ask at once; they hear the same.
             let step = node.op.get().copied().or_else(|| {
                 let step = match self.ask(hook, &path)? {
                     Next::Do(op, _) => Some(op),
                     Next::End | Next::Strayed(_) => None,
                 };
+                // Two threads may ask at once, and go on with what the first has heard.
                 if node.op.set(step).is_ok() && step.is_none() {
                     locked(&self.ends).push((hook, path.clone()));
                 }
-                Some(step)
+                node.op.get().copied()
             });
             match step {
                 None => return,
@@ -322,21 +339,7 @@ impl UserHalf for InPython {
 }
 
 /// By name: those who can be audited.
-static POLICIES: RwLock<Vec<(String, Arc<InPython>)>> = RwLock::new(Vec::new());
-
-/// One policy, here and in the model.
-#[derive(Debug)]
-struct SharedPolicy(Arc<InPython>);
-
-impl UserHalf for SharedPolicy {
-    fn opens_windows(&self) -> bool {
-        self.0.opens_windows()
-    }
-
-    fn run(&self, hook: Hook, perform: &mut dyn FnMut(Op) -> u64) {
-        self.0.run(hook, perform);
-    }
-}
+static POLICIES: RwLock<Vec<&'static InPython>> = RwLock::new(Vec::new());
 
 /// Give a policy of Python's a name.
 ///
@@ -348,12 +351,13 @@ impl UserHalf for SharedPolicy {
 #[pyo3(signature = (name, call, opens_windows, /))]
 pub(crate) fn register_policy(name: &str, call: Py<PyAny>, opens_windows: bool) {
     let trees = Default::default();
-    let policy = InPython { name: name.to_owned(), opens_windows, call, trees, ends: Mutex::default() };
-    let policy = Arc::new(policy);
-    policy::register(name, Box::new(SharedPolicy(Arc::clone(&policy))));
+    // A machine that has the policy may outlive its name.
+    let policy: &InPython =
+        Box::leak(Box::new(InPython { name: name.to_owned(), opens_windows, call, trees, ends: Mutex::default() }));
+    policy::register(name, policy);
     let mut policies = POLICIES.write().unwrap_or_else(PoisonError::into_inner);
-    policies.retain(|(other, _)| other != name);
-    policies.push((name.to_owned(), policy));
+    policies.retain(|other| other.name != name);
+    policies.push(policy);
 }
 
 /// Run again what a policy has done, in another order: an exception if it does something else, and if it has failed.
@@ -362,7 +366,7 @@ pub(crate) fn register_policy(name: &str, call: Py<PyAny>, opens_windows: bool) 
 pub(crate) fn audit_policy(py: Python<'_>, name: &str) -> PyResult<()> {
     let found = {
         let policies = POLICIES.read().unwrap_or_else(PoisonError::into_inner);
-        policies.iter().find(|(other, _)| other == name).map(|(_, policy)| Arc::clone(policy))
+        policies.iter().copied().find(|policy| policy.name == name)
     };
     if let Some(policy) = found {
         py.detach(|| policy.audit());

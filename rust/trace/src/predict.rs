@@ -103,6 +103,7 @@ impl Predictions {
             Mark::Restore => Item::Done(Done::Restore),
             Mark::Sync => Item::Done(Done::Sync),
             Mark::Entry => Item::Entry,
+            Mark::Nmi => return,
         });
     }
 }

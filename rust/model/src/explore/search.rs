@@ -16,7 +16,7 @@ use crate::laws::{Breach, Judged, Law, judge};
 use crate::machine::Machine;
 use crate::policy::Policy;
 use crate::scenario::{At, Scenario};
-use crate::step::{Probe, Step};
+use crate::step::{Mark, Probe, Step};
 use crate::{CounterId, CpuId, laws};
 
 /// What came of an exploration.
@@ -400,5 +400,9 @@ impl Probe for Trial {
 
     fn step(&mut self, cpu: CpuId, step: Step) {
         self.witness.step(cpu, step);
+    }
+
+    fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
+        self.witness.mark(machine, cpu, mark);
     }
 }

@@ -63,8 +63,9 @@ laws! {
         "At the entry itself no breakpoint of the host is armed any more.",
         "kvm 3.8: the entry is no-instrumentation code since 5.14 (f85d40160691); H-05";
     ShadowTrue "shadow-true",
-        "Between transitions the shadow enables what the hardware has armed; and wherever an NMI can come, a shadow that is \
-         inactive means that nothing is armed.",
+        "Between transitions the shadow enables, bit for bit, what the hardware has armed; wherever an NMI can come, a \
+         shadow that is inactive means that nothing is armed; the NMI is handled with nothing armed; GD, which would make \
+         the next MOV DR trap, is never set.",
         "linux-host INV4: `local_db_save` under a hypervisor asks the shadow alone";
     GuestReadsOwn "guest-reads-own",
         "What a guest, or its VMM, reads from DR0-DR7 follows from the guest's own writes, KVM_SET_DEBUGREGS, INIT and \

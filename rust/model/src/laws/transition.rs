@@ -9,7 +9,7 @@ use crate::event::{Event, ExitReason, Misuse, Nmi, Outcome};
 use crate::machine::Machine;
 use crate::policy::HostHalf;
 use crate::scenario::At;
-use crate::step::{Probe, Step};
+use crate::step::{Mark, Probe, Step};
 use crate::{CpuId, VcpuId};
 
 /// Watches an event: sees the machine before it, before every step, and after it.
@@ -122,14 +122,19 @@ impl Witness {
 
     fn look(&mut self, machine: &Machine, cpu: CpuId) {
         let of = machine.cpu(cpu);
-        let is_armed = Dr7(of.bank.hardware.dr7).any_armed();
-        if !is_armed || self.laws.is_empty() || of.guest.is_some() || machine.policy.host == HostHalf::Thread {
+        let dr7 = of.bank.hardware.dr7;
+        if self.laws.is_empty() || of.guest.is_some() || machine.policy.host == HostHalf::Thread {
+            return;
+        }
+        if dr7 & Dr7::GD != 0 && !machine.arms_early() {
+            self.tell(Breach { law: Law::ShadowTrue, why: format!("cpu{} has dr7={dr7:#x} in the host", cpu.0) });
+        }
+        if !Dr7(dr7).any_armed() {
             return;
         }
         // Who has been interrupted by an NMI already is not interrupted by the next one.
         let waits = !self.interrupted && self.inside == 0;
         if waits && !Dr7(of.bank.control).any_armed() && !machine.arms_early() {
-            let dr7 = of.bank.hardware.dr7;
             self.tell(Breach {
                 law: Law::ShadowTrue,
                 why: format!("cpu{} has dr7={dr7:#x} while its shadow is inactive: an NMI would run with it", cpu.0),
@@ -189,6 +194,10 @@ impl Probe for Witness {
         at_entry(self, machine, cpu);
     }
 
+    fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
+        at_mark(self, machine, cpu, mark);
+    }
+
     fn step(&mut self, _: CpuId, step: Step) {
         self.moves += usize::from(matches!(step, Step::WriteDr(..) | Step::ReadDr(..)));
     }
@@ -203,6 +212,15 @@ fn at_entry(witness: &mut Witness, machine: &Machine, cpu: CpuId) {
     if !machine.arms_early() || !armed.iter().all(|bp| guests_of(machine).contains(bp)) {
         let why = format!("cpu{} enters a guest with {} armed", cpu.0, list(&armed));
         witness.tell(Breach { law: Law::EntryQuiet, why });
+    }
+}
+
+/// Nothing is armed while an NMI is handled.
+fn at_mark(witness: &mut Witness, machine: &Machine, cpu: CpuId, mark: Mark) {
+    let armed = if mark == Mark::Nmi { machine.armed(cpu) } else { Vec::new() };
+    if !armed.is_empty() {
+        let why = format!("cpu{} handles an NMI with {} armed", cpu.0, list(&armed));
+        witness.tell(Breach { law: Law::ShadowTrue, why });
     }
 }
 
@@ -222,5 +240,9 @@ impl Probe for Inside<'_> {
 
     fn before_entry(&mut self, machine: &mut Machine, cpu: CpuId) {
         at_entry(self.0, machine, cpu);
+    }
+
+    fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
+        at_mark(self.0, machine, cpu, mark);
     }
 }

@@ -125,9 +125,9 @@ impl fmt::Debug for User {
 static REGISTERED: RwLock<Vec<User>> = RwLock::new(Vec::new());
 
 /// Gives a half a name that [`Policy::parse`] knows. One that had the name loses it, but not to policies that have been
-/// parsed already; so what is registered once stays in memory.
-pub fn register(name: &str, half: Box<dyn UserHalf>) {
-    let (name, half): (&'static str, &'static dyn UserHalf) = (name.to_owned().leak(), Box::leak(half));
+/// parsed already.
+pub fn register(name: &str, half: &'static dyn UserHalf) {
+    let name = name.to_owned().leak();
     let row = Named::new(name, HostHalf::Perf, KvmHalf::User, NEWEST, "a user's");
     let user = User { row: Box::leak(Box::new(row)), half };
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
