@@ -77,6 +77,18 @@ FINDINGS = [
         "went on.",
         {"events": "+debug-gd"},
     ),
+    Finding(
+        "Under PVM in a virtual machine, an NMI is handled with the guest's watchpoints armed",
+        "pvm",
+        "shadow-true",
+        "PVM writes the guest's DR7 some instructions before the guest runs. `local_db_save` believes the shadow if "
+        "the kernel is itself a guest (X86_FEATURE_HYPERVISOR), and the shadow knows of the host's breakpoints only: "
+        "it neither reads nor clears DR7. The filter leaves addresses below 2^63 alone, so that it takes a handler "
+        "that reads user memory (a call chain of perf's) to meet one. Without a hypervisor DR7 is read, and the same "
+        "scope is safe.",
+        "Not asked: the window is a few instructions long, and no NMI can be aimed at it from outside.",
+        {"nmi": True},
+    ),
 ]
 
 

@@ -83,15 +83,19 @@ Before the entry itself an NMI ends the guest's turn at once. An NMI is not inte
 """
 
 
+def options_of(scope: dict[str, object]) -> str:
+    """Return how the command line says it."""
+    names = ((f"--{name.replace('_', '-')}", on) for name, on in scope.items())
+    return " ".join(name if on is True else f"{name} {on}" for name, on in names)
+
+
 def museum_page() -> str:
     """Return docs/museum.md: performed, not written down."""
     parts = []
     for entry in ENTRIES:
         bug, fixed = both(entry)
         assert bug.violation, entry.id
-        scope = " ".join(
-            f"--{name.replace('_', '-')}" if on is True else f"--{name} {on}" for name, on in entry.scope.items()
-        )
+        scope = options_of(entry.scope)
         events = f"--events {entry.events}" if entry.events else ""
         command = " ".join(
             word for word in ("debugreg check --policy", entry.bug, f"--vendor {entry.vendor}", events, scope) if word
@@ -125,7 +129,7 @@ def findings_page() -> str:
     for finding in FINDINGS:
         verdict = found(finding)
         assert verdict.violation, finding.title
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in finding.scope.items())
+        options = options_of(finding.scope)
         parts.append(
             f"## {finding.title}\n\n{textwrap.fill(finding.effect, 118)}\n\nBreaks `{verdict.law}`: "
             f"{verdict.violation.why}.\n\n```\n{verdict.violation.scenario.rstrip()}\n```\n\n"

@@ -36,7 +36,8 @@ def test_the_mails_wish_keeps_every_law_but_one() -> None:
 @pytest.mark.parametrize("vendor", ["amd", "intel"])
 @pytest.mark.parametrize("policy", ["lean", "linux", "linux-5.15", "linux-6.14", "debian-6.12", "perf-sched", "pvm"])
 def test_what_is_safe(policy: str, vendor: str) -> None:
-    verdict = dr.check(policy, vendor=vendor, nmi=True)  # type: ignore[arg-type]
+    # PVM in a virtual machine is not, by an NMI: docs/findings.md.
+    verdict = dr.check(policy, vendor=vendor, nmi=True, hypervisor=policy != "pvm")  # type: ignore[arg-type]
     assert verdict, verdict.violation or verdict.never
     assert all(verdict.reached.values())
 
