@@ -78,6 +78,16 @@ FINDINGS = [
         {"events": "+debug-gd"},
     ),
     Finding(
+        "A debugger's DR7.GD holds up one MOV DR of a guest, and then none (AMD)",
+        "linux-fixed",
+        "no-loss",
+        "The VMCB has DR7 as a #DB handler would find it, without GD (APM vol. 2, 15.12.2), and KVM puts it back only "
+        "when something calls `kvm_update_dr7`: KVM_SET_GUEST_DEBUG again, as KVM's own selftest does each time. On "
+        "VMX the #DB leaves DR7 in the VMCS alone.",
+        "Not confirmed: the emulator asks for the intercept before it asks for GD, and kvm-pvm executes no VMRUN.",
+        {"events": "+debug-gd"},
+    ),
+    Finding(
         "Under PVM in a virtual machine, an NMI is handled with the guest's watchpoints armed",
         "pvm",
         "shadow-true",

@@ -145,7 +145,7 @@ whether a kernel was asked, and what it said, stands at the end of each.
 
 `linux-fixed` (the newest Linux with its open hazards closed) keeps every law in the scope of one CPU, two tasks, one
 vCPU, one slot, one address, with an NMI before any step, on AMD and on Intel, for every kind of events on top of the
-usual ones but `kgdb`, told above, and `wide-local` (wprobe as posted, in the museum).
+usual ones but `kgdb` and (on AMD) `debug-gd`, told above, and `wide-local` (wprobe as posted, in the museum).
 """
 
 

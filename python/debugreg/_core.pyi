@@ -663,7 +663,7 @@ def vm_conform(
         guests: Whether most of the random ones have guests.
         progress: Called now and then with the number of scenarios done, and of differences.
         policy: The model of its kernel.
-        perform: Called with a scenario and `hazardous`; returns the machine's answer and its log.
+        perform: Called with a scenario, `hazardous` and whether to trace; returns the machine's answer, its log and its trace.
     """
 
 def vm_plugin() -> bytes:
@@ -684,7 +684,7 @@ def vm_run(
         text: The scenario.
         hazardous: Whether to perform what can harm the machine.
         policy: The model of its kernel.
-        perform: Called with `text` and `hazardous`; returns the machine's answer and its log.
+        perform: Called with `text`, `hazardous` and whether to trace; returns the machine's answer, its log and its trace.
     """
 
 def vm_watch(symbols: str, /) -> None:

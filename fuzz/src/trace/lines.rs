@@ -43,6 +43,7 @@ fn line(u: &mut Unstructured<'_>, cpu: u32, text: &mut String) -> Result<()> {
             u.int_in_range(0..=3)?
         ),
         6 => format!("sched_process_fork: comm=a pid={pid} child_comm=a child_pid={}", self::pid(u)?),
+        7 if u.arbitrary()? => format!("sched_process_exec: filename=/a pid={pid} old_pid={pid}"),
         7 => format!("sched_process_exit: comm=a pid={pid} prio=1"),
         8..=10 => format!("kvm_entry: vcpu {}, rip {:#x}", u.int_in_range(0..=1)?, u.int_in_range(0..=3)?),
         11..=13 => {

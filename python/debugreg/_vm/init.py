@@ -10,6 +10,7 @@ import sys
 import termios
 
 from debugreg import _core
+from debugreg._record import Recorder
 from debugreg._vm.line import Line
 
 __all__ = ["main"]
@@ -50,8 +51,13 @@ def main() -> None:
     line.send((os.uname().release,))
     (policy,) = line.receive()
     world = _core.KernelWorld(policy)
-    while True:
-        line.send(world.run(*line.receive()))
+    with Recorder() as recorder:
+        while True:
+            text, hazardous, traced = line.receive()
+            if traced:
+                recorder.start()
+            result, mistake = world.run(text, hazardous)
+            line.send((result, mistake, recorder.stop() if traced else b""))
 
 
 def _read(path: str) -> bytes:

@@ -84,25 +84,30 @@ class Machine:
         """End the machine."""
         self.close()
 
-    def perform(self, text: str, hazardous: bool) -> tuple[Any, Any, bytes]:  # noqa: FBT001 - a callback
+    def perform(self, text: str, hazardous: bool, traced: bool) -> tuple[Any, Any, bytes, bytes]:  # noqa: FBT001 - a callback
         """Perform a scenario.
 
+        Args:
+            text: The scenario.
+            hazardous: Whether to perform what can harm the machine.
+            traced: Whether its kernel is to trace it.
+
         Returns:
-            What `_core.KernelWorld.run` returned in the machine, and the log, as `*.steps` writes it.
+            What `_core.KernelWorld.run` returned in the machine; the log, as `*.steps` writes it; the trace, if any.
 
         Raises:
             WorldError: It does not answer, and is of no use any more.
         """
         self._log.truncate(0)
         try:
-            self._line.send((text, hazardous))
-            result, trouble = self._receive(ANSWER)
+            self._line.send((text, hazardous, traced))
+            result, trouble, trace = self._receive(ANSWER)
         except ConnectionError:
             raise self._ended() from None
         except WorldError as error:
             # Which one it was is worth knowing.
             raise WorldError(f"{error}; in the scenario\n{text}") from None
-        return result, trouble, self._steps()
+        return result, trouble, self._steps(), trace
 
     def _steps(self) -> bytes:
         log = b""

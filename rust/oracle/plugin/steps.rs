@@ -31,13 +31,14 @@ const NAMES: [&str; 9] = [
     "exc_nmi",
 ];
 
-/// General registers as instructions number them.
-const REGISTERS: [&CStr; 16] = [
+/// General registers as instructions number them, and one more.
+const REGISTERS: [&CStr; 17] = [
     c"rax", c"rcx", c"rdx", c"rbx", c"rsp", c"rbp", c"rsi", c"rdi", c"r8", c"r9", c"r10", c"r11", c"r12", c"r13", c"r14",
-    c"r15",
+    c"r15", c"cs",
 ];
 const RSI: u8 = 6;
 const RDI: u8 = 7;
+const CS: u8 = 16;
 
 /// More CPUs than a machine of ours has.
 const CPUS: usize = 8;
@@ -92,7 +93,7 @@ pub static qemu_plugin_version: c_int = 3;
 static LOG: AtomicI32 = AtomicI32::new(-1);
 
 /// By number in [`REGISTERS`]: what QEMU calls it.
-static HANDLES: [AtomicPtr<c_void>; 16] = [const { AtomicPtr::new(null_mut()) }; 16];
+static HANDLES: [AtomicPtr<c_void>; REGISTERS.len()] = [const { AtomicPtr::new(null_mut()) }; REGISTERS.len()];
 
 /// By CPU: where QEMU puts the value of a register.
 static VALUES: [AtomicPtr<Array<u8>>; CPUS] = [const { AtomicPtr::new(null_mut()) }; CPUS];
@@ -194,6 +195,11 @@ fn watch(insn: *mut c_void, place: Place) {
 extern "C" fn execute(cpu: c_uint, place: *mut c_void) {
     // SAFETY: what `watch` has kept; nobody changes it.
     let Place { pc, what } = unsafe { *place.cast::<Place>() };
+    // At another CPL it is #GP, before anybody looks whether it is intercepted: it does not happen.
+    let is_mov = matches!(what, What::Instruction(Instruction::Write { .. } | Instruction::Read { .. }));
+    if is_mov && register(cpu, CS) & 3 != 0 {
+        return;
+    }
     let mut line = Line { bytes: [0; 96], length: 0 };
     // A line never fills it: the longest has two numbers of 16 digits and a name.
     let _ = match what {
@@ -221,7 +227,7 @@ extern "C" fn execute(cpu: c_uint, place: *mut c_void) {
 
 fn register(cpu: c_uint, number: u8) -> u64 {
     let Some(value) = VALUES.get(cpu as usize).map(|value| value.load(Relaxed)) else { return 0 };
-    let handle = HANDLES[usize::from(number & 15)].load(Relaxed);
+    let handle = HANDLES[usize::from(number)].load(Relaxed);
     let mut bytes = [0; 8];
     // SAFETY: an array of our own, used by the thread of this CPU only, and a handle of QEMU's.
     unsafe {

@@ -6,15 +6,21 @@ use nix::mount::{MsFlags, mount};
 
 use crate::Error;
 
-/// Mounts /proc, /sys, /dev and /sys/kernel/debug, and loads modules in the order in which they are given.
+/// Mounts /proc, /sys, /dev and what is below /sys/kernel, and loads modules in the order in which they are given.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`]: what could not be done.
 pub fn boot(modules: &[(String, Vec<u8>)]) -> Result<(), Error> {
     let failed = |what: &str, errno: Errno| Error::Unavailable(format!("{what}: {errno}"));
-    for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("debugfs", "/sys/kernel/debug")]
-    {
+    let systems = [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+    ];
+    for (kind, target) in systems {
         mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
             .map_err(|errno| failed(&format!("mount {target}"), errno))?;
     }

@@ -26,6 +26,14 @@ pub(crate) fn mark_line(number: u32) {
     say(0, u64::from(number));
 }
 
+/// Marks the kernel's trace likewise, as a phase of that name. There is one only in a machine of ours.
+pub(crate) fn mark_phase(number: u32) {
+    let _ = std::fs::write(TRACE_MARKER, format!("phase {number}:"));
+}
+
+/// Of the instance that records (python/debugreg/_record.py).
+const TRACE_MARKER: &str = "/sys/kernel/tracing/instances/debugreg/trace_marker";
+
 /// Marks the log: the line was not performed, nor will any other be.
 pub(crate) fn mark_blind() {
     say(0, BLIND);

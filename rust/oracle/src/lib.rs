@@ -18,6 +18,7 @@ mod likeness;
 mod moves;
 mod rehearse;
 mod report;
+mod traced;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod agent;
@@ -52,6 +53,7 @@ pub use generate::{generate, guests::generate_guests};
 pub use likeness::Likeness;
 pub use moves::compare_moves;
 pub use report::{Report, StepReport, run};
+pub use traced::{compare_trace, wants_trace};
 pub use world::World;
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 pub use world::boot;

@@ -136,6 +136,9 @@ impl World {
                 performance.blind = Some(why.to_owned());
             }
             emulated::mark_line(line.number);
+            if likeness.processor == Processor::Tcg {
+                emulated::mark_phase(line.number);
+            }
             seen.push(performance.line(scenario, line)?);
             if performance.tasks.was_shared() {
                 emulated::mark_shared();

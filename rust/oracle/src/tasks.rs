@@ -167,6 +167,7 @@ impl<'w> Tasks<'w> {
         let fork = Message::new(Op::Fork, &[libc::SIGCHLD as u64, self.world.pairs[id - 1].1]);
         let fork = fork.with(0, &self.world.mask(at));
         let pid = self.world.init(&fork, self.going)?.result().map_err(|errno| lost("fork", errno))?;
+        self.world.children.push(pid);
         self.world.pairs[id - 1].0.receive(self.going)?;
         let capabilities = declaration.capabilities;
         self.all[id] =
@@ -408,6 +409,7 @@ impl<'w> Tasks<'w> {
             Ok(pid) => pid,
             Err(errno) => return Ok(Err(errno)),
         };
+        self.world.children.push(pid);
         self.world.pairs[child - 1].0.receive(self.going)?;
         self.world.awake[elsewhere] = Some(child);
         self.world.quiesce(elsewhere, self.going)?;

@@ -22,6 +22,8 @@ use nix::unistd::Pid;
 use crate::agent::{Op, Program};
 use crate::attr;
 use crate::channel::{Channel, Message, payload, send_descriptor};
+use debugreg_model::Processor;
+
 use crate::{Error, Going, Likeness};
 
 /// How many tasks a scenario may have, those that fork makes included.
@@ -54,6 +56,8 @@ pub struct World {
     pub(crate) guests: Option<crate::guest::Kind>,
     /// The CPUs that are used, by their numbers in the kernel.
     pub(crate) cpus: [usize; 2],
+    /// The children of init that it has not waited for.
+    pub(crate) children: Vec<u64>,
     /// By place: the task that may not have gone to sleep yet.
     pub(crate) awake: [Option<usize>; 2],
     /// Where init runs.
@@ -118,6 +122,7 @@ impl World {
             kvm: Err(libc::ENOENT),
             guests: None,
             cpus: [first, second],
+            children: Vec::new(),
             awake: [None; 2],
             helper: 0,
             mapped: BTreeSet::new(),
@@ -156,10 +161,13 @@ impl World {
             let blocked = blocked.with(0, &(1u64 << (libc::SIGCHLD - 1)).to_le_bytes());
             ask(channel, &blocked, "rt_sigprocmask", going)?;
         }
-        // Init: a child of the first spacer in a PID namespace of its own.
+        // Init: a child of the first spacer in a PID namespace of its own. A machine of ours ends as a whole, and in its
+        // trace a task has one number.
         let mother = &self.spacers[0].1;
-        let namespace = Message::call(libc::SYS_unshare, &[libc::CLONE_NEWPID as u64]);
-        ask(mother, &namespace, "a PID namespace (unshare)", going)?;
+        if self.likeness.processor != Processor::Tcg {
+            let namespace = Message::call(libc::SYS_unshare, &[libc::CLONE_NEWPID as u64]);
+            ask(mother, &namespace, "a PID namespace (unshare)", going)?;
+        }
         let pair = Message::call(libc::SYS_socketpair, &[1, 5, 0, payload(0)]);
         let answer = ask(mother, &pair, "socketpair", going)?;
         let (ours, theirs) = (u64::from(answer.payload_half(0)), u64::from(answer.payload_half(4)));
@@ -313,7 +321,9 @@ impl World {
 
     /// Kills every task, and waits until nothing of them is left.
     pub(crate) fn clear(&mut self, going: &mut Going<'_>) -> Result<(), Error> {
-        round(&self.init, &Message::call(libc::SYS_kill, &[u64::MAX, 9]), going)?;
+        for pid in std::mem::take(&mut self.children) {
+            round(&self.init, &Message::call(libc::SYS_kill, &[pid, 9]), going)?;
+        }
         while round(&self.init, &Message::call(libc::SYS_wait4, &[u64::MAX, 0, WALL, 0]), going)?.result().is_ok() {}
         self.awake = [None; 2];
         Ok(())

@@ -1,7 +1,7 @@
 //! The world `vm`: what the first process of the emulated machine does, and what the host makes of its answers.
 
 use debugreg_model::scenario::{self, Scenario, ScenarioError};
-use debugreg_oracle::{Error, Going, Kernel, Likeness, Report, StepReport, compare_moves};
+use debugreg_oracle::{Error, Going, Kernel, Likeness, Report, StepReport, compare_moves, compare_trace, wants_trace};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -11,8 +11,8 @@ use crate::oracle::{Compared, Signals, Step, Trouble, compared};
 type Shown = (u32, String, Option<String>, Option<String>, Option<bool>, Option<String>, Vec<String>);
 
 /// What the machine answers: whether the scenario holds and its steps, or kind, line, column and message of what went
-/// wrong; and its log.
-type Answer = (Option<(bool, Vec<Step>)>, Option<(String, u32, u32, String)>, Vec<u8>);
+/// wrong; its log; and its kernel's trace.
+type Answer = (Option<(bool, Vec<Step>)>, Option<(String, u32, u32, String)>, Vec<u8>, Vec<u8>);
 
 /// Mount /proc, /sys and /dev and load modules, as the first process of a machine, and return what went wrong.
 #[pyfunction]
@@ -41,7 +41,7 @@ pub(crate) fn vm_plugin() -> &'static [u8] {
 ///     text: The scenario.
 ///     hazardous: Whether to perform what can harm the machine.
 ///     policy: The model of its kernel.
-///     perform: Called with `text` and `hazardous`; returns the machine's answer and its log.
+///     perform: Called with `text`, `hazardous` and whether to trace; returns the machine's answer, its log and its trace.
 #[pyfunction]
 #[pyo3(signature = (text, hazardous, policy, perform, /))]
 #[allow(clippy::needless_pass_by_value, reason = "PyO3 makes them")]
@@ -71,7 +71,7 @@ pub(crate) fn vm_run(
 ///     guests: Whether most of the random ones have guests.
 ///     progress: Called now and then with the number of scenarios done, and of differences.
 ///     policy: The model of its kernel.
-///     perform: Called with a scenario and `hazardous`; returns the machine's answer and its log.
+///     perform: Called with a scenario, `hazardous` and whether to trace; returns the machine's answer, its log and its trace.
 #[pyfunction]
 #[pyo3(signature = (texts, count, seed, hazardous, guests, progress, policy, perform, /))]
 #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments, reason = "PyO3 makes them")]
@@ -115,8 +115,9 @@ impl There {
 
     fn perform(&mut self, text: &str, hazardous: bool) -> Result<Report, Error> {
         let parsed = scenario::parse(text)?;
-        let answer = Python::attach(|py| self.perform.call1(py, (text, hazardous))?.extract::<Answer>(py));
-        let (result, trouble, log) = answer.map_err(|error| {
+        let traced = wants_trace(&parsed);
+        let answer = Python::attach(|py| self.perform.call1(py, (text, hazardous, traced))?.extract::<Answer>(py));
+        let (result, trouble, log, trace) = answer.map_err(|error| {
             self.raised = Some(error);
             Error::Interrupted
         })?;
@@ -139,6 +140,9 @@ impl There {
         });
         let mut report = Report { ok, steps: steps.collect(), moves: 0 };
         compare_moves(&mut report, &parsed, self.likeness, &log)?;
+        if traced {
+            compare_trace(&mut report, &parsed, self.likeness, &log, &trace)?;
+        }
         Ok(report)
     }
 

@@ -205,6 +205,7 @@ fn event<'a>(head: &Head<'a>) -> Option<Event<'a>> {
             b"sched_switch" => sched::switch(payload),
             b"sched_migrate_task" => sched::migrate(payload),
             b"sched_process_fork" => sched::fork(payload),
+            b"sched_process_exec" => sched::exec(payload),
             b"sched_process_exit" => sched::exit(payload),
             b"kvm_entry" => kvm::entry(payload),
             b"kvm_exit" => kvm::exit(payload),

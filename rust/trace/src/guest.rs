@@ -1,5 +1,7 @@
 //! What guests did to their own registers between two VMRUNs: input that only a steps file has.
 
+use std::collections::HashSet;
+
 use debugreg::{Dr, Registers};
 
 use crate::input::{Input, Trace, Why};
@@ -23,6 +25,8 @@ pub(crate) struct Run {
     pub(crate) executed: Vec<Mov>,
     /// The access that exited and ended the stay.
     pub(crate) trapped: Option<Mov>,
+    /// A #DB ended it: that of the last access, if DR7.GD is set then.
+    pub(crate) ends_in_db: bool,
 }
 
 /// What guests did.
@@ -30,6 +34,8 @@ pub(crate) struct Run {
 pub(crate) struct Guests {
     /// By entry row of the trace, in order: in the stay that it begins.
     pub(crate) runs: Vec<Run>,
+    /// The lines of the entries whose stays end in #DB.
+    pub(crate) ends_in_db: HashSet<u32>,
     /// By CPU: in the stay that was begun before the first line.
     pub(crate) begun: Vec<Run>,
     /// What was written before the first line, if it was by the one vCPU that the trace has.
@@ -98,7 +104,8 @@ pub(crate) fn guests(trace: &Trace, steps: &[Step], places: &[Place]) -> Guests 
     }
     set_trapped_apart(trace, &mut stays, &mut begun);
     let before = if has_one_vcpu(trace) { before } else { Registers::RESET };
-    Guests { runs: stays, begun, before }
+    let ends_in_db = entries.iter().zip(&stays).filter(|(_, stay)| stay.ends_in_db).map(|(&line, _)| line).collect();
+    Guests { runs: stays, ends_in_db, begun, before }
 }
 
 fn has_one_vcpu(trace: &Trace) -> bool {
@@ -139,6 +146,7 @@ fn set_trapped_apart(trace: &Trace, stays: &mut [Run], begun: &mut [Run]) {
                     Some(at) => &mut stays[at],
                     None => &mut begun[cpu],
                 };
+                stay.ends_in_db = why == Why::Db;
                 if let Why::DrAccess { dr, write } = why {
                     let fits = |mov: &Mov| mov.dr == dr && mov.write.is_some() == write;
                     stay.trapped = stay.executed.pop_if(|mov| fits(mov));

@@ -21,19 +21,21 @@ use crate::{source, steps};
 #[allow(missing_docs, reason = "the fields are named as the lines name them")]
 pub enum Input {
     /// `sched_switch`.
-    Switch { prev: i32, next: i32 },
+    Switch { prev: i32, next: i32, sleeps: bool },
     /// `sched_migrate_task`.
     Migrate { pid: i32, to: u16 },
     /// `sched_process_fork`.
     Fork { parent: i32, child: i32 },
+    /// `sched_process_exec`.
+    Exec { pid: i32 },
     /// `sched_process_exit`: the task's counters have left the registers, its descriptors are still open.
     Exit { pid: i32 },
     /// `kvm_entry`.
     Entry { vcpu: u32, rip: Option<u64> },
     /// `kvm_exit`, with the guest's DR7 if a later line tells it.
     KvmExit { vcpu: Option<u32>, rip: Option<u64>, why: Why, guest_dr7: Option<u64> },
-    /// `perf_event_open` of a breakpoint; `result` is what its `->` line says.
-    Open { attr: BpAttr, pid: i32, cpu: i32, result: Option<i64> },
+    /// `perf_event_open` of a breakpoint; `group` is the descriptor of its leader, `result` what its `->` line says.
+    Open { attr: BpAttr, pid: i32, cpu: i32, group: Option<i32>, result: Option<i64> },
     /// `close`.
     Close { fd: i32 },
     /// `PERF_EVENT_IOC_ENABLE`.
@@ -126,6 +128,8 @@ pub struct Trace {
     pub rows: Vec<Row>,
     /// Rows that act elsewhere than where they stand: before which row (by index), and which row does; in order.
     pub acts: Vec<(u32, u32)>,
+    /// Who recorded it knows that before the first line nobody had a breakpoint, and that there was no vCPU.
+    pub quiet_before: bool,
     /// The truth.
     pub truth: Vec<Truth>,
     /// Lines before which events were lost.
@@ -192,6 +196,7 @@ impl Trace {
             cpus: reading.windows.len().max(1),
             rows: reading.rows,
             acts: reading.acts,
+            quiet_before: false,
             truth: reading.truth,
             phases: reading.phases,
             gaps,
@@ -229,6 +234,8 @@ struct Reading {
     windows: Vec<u32>,
     /// By pid: an open in flight.
     opens: HashMap<i32, InFlight>,
+    /// By pid: the leader's descriptor of an open whose attributes are still to come.
+    groups: HashMap<i32, i32>,
     /// By pid: an open in flight that is of something else than a breakpoint.
     foreign: HashSet<i32>,
     /// By pid: the row of a ptrace call in flight.
@@ -237,8 +244,10 @@ struct Reading {
     modifies: HashMap<i32, usize>,
     /// By CPU: the last row after which KVM puts a DR7 into force.
     forcing: HashMap<u16, usize>,
-    /// By pid: the row that preempted it first since its last voluntary switch.
-    preempted: HashMap<i32, usize>,
+    /// By pid: the rows that took it off its CPU in the middle of whatever it does: it did not choose to wait.
+    interrupted: HashMap<i32, Vec<usize>>,
+    /// By pid: which row came after the last install while it ran.
+    installed: HashMap<i32, usize>,
     /// By pid: the line on which it came after its last voluntary switch.
     stretches: HashMap<i32, u32>,
 }
@@ -256,7 +265,10 @@ impl Reading {
     #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     fn record(&mut self, line: u32, cpu: u16, pid: i32, event: Event<'_>) {
         let input = match event {
-            Event::Install { address, .. } => return self.done(line, cpu, Done::Install(address)),
+            Event::Install { address, .. } => {
+                self.installed.insert(pid, self.rows.len());
+                return self.done(line, cpu, Done::Install(address));
+            }
             Event::Uninstall { address } => return self.done(line, cpu, Done::Uninstall(address)),
             Event::Restore => return self.done(line, cpu, Done::Restore),
             Event::GuestSync => return self.done(line, cpu, Done::Sync),
@@ -273,16 +285,21 @@ impl Reading {
             }
             Event::SchedSwitch { prev_pid, prev_state, next_pid } => {
                 self.switch_in_flight(line, prev_pid, prev_state, next_pid);
-                Input::Switch { prev: prev_pid, next: next_pid }
+                Input::Switch { prev: prev_pid, next: next_pid, sleeps: prev_state.is_asleep() }
             }
             Event::MigrateTask { pid, to, .. } => Input::Migrate { pid, to },
             Event::Fork { parent, child } => Input::Fork { parent, child },
             Event::ProcessExit { pid } => {
                 let here = self.rows.len();
                 self.push(line, cpu, pid, Input::Exit { pid });
-                let before = self.preempted.remove(&pid).unwrap_or(here);
-                self.acts.push((before as u32, here as u32));
+                self.acts_before(pid, here);
                 self.stretches.remove(&pid);
+                return;
+            }
+            Event::ProcessExec { pid } => {
+                let here = self.rows.len();
+                self.push(line, cpu, pid, Input::Exec { pid });
+                self.acts_before(pid, here);
                 return;
             }
             Event::KvmEntry { vcpu, rip } => {
@@ -302,11 +319,20 @@ impl Reading {
                 if attr.attr_type == Some(5) || attr.attr_type.is_none() && attr.bp_type.is_some_and(|t| t != 0) {
                     let row = self.rows.len();
                     self.opens.insert(pid, InFlight { row, slept: false, switched_in: false, acts: None });
-                    Input::Open { attr, pid: target, cpu: on, result: None }
+                    Input::Open { attr, pid: target, cpu: on, group: self.groups.remove(&pid), result: None }
                 } else {
+                    self.groups.remove(&pid);
                     self.foreign.insert(pid);
                     Input::Nothing
                 }
+            }
+            // Before the line of the probe, or after it.
+            Event::PerfEventOpen { group_fd, .. } => {
+                match self.opens.get(&pid).map(|open| &mut self.rows[open.row].input) {
+                    Some(Input::Open { group, .. }) => *group = Some(group_fd),
+                    _ => drop(self.groups.insert(pid, group_fd)),
+                }
+                Input::Nothing
             }
             Event::PerfEventOpenReturn(result) => match self.opens.remove(&pid) {
                 Some(open) => {
@@ -359,6 +385,10 @@ impl Reading {
             }
             _ => Input::Nothing,
         };
+        let is_own = !matches!(input, Input::Switch { .. } | Input::Migrate { .. } | Input::Phase(_) | Input::Nothing);
+        if is_own {
+            self.interrupted.remove(&pid);
+        }
         self.push(line, cpu, pid, input);
     }
 
@@ -384,18 +414,26 @@ impl Reading {
     /// A switch bears on opens in flight: one that slept acts before its caller leaves the CPU again.
     fn switch_in_flight(&mut self, line: u32, prev: i32, prev_state: PrevState, next: i32) {
         let here = self.rows.len();
-        if prev_state == PrevState::Preempted {
-            self.preempted.entry(prev).or_insert(here);
-            self.stretches.entry(prev).or_insert(0);
-        } else {
-            self.preempted.remove(&prev);
-            self.stretches.remove(&prev);
+        match prev_state {
+            PrevState::Preempted => {
+                self.interrupted.entry(prev).or_default().push(here);
+                self.stretches.entry(prev).or_insert(0);
+            }
+            // An exiting task waits so, for the end of its memory or of its virtual machine (`exit_mm`).
+            PrevState::Blocked => {
+                self.interrupted.entry(prev).or_default().push(here);
+                self.stretches.remove(&prev);
+            }
+            PrevState::Runnable | PrevState::Sleeping | PrevState::Dead => {
+                self.interrupted.remove(&prev);
+                self.stretches.remove(&prev);
+            }
         }
         if next != 0 {
             self.stretches.entry(next).or_insert(line);
         }
         if let Some(open) = self.opens.get_mut(&prev) {
-            if prev_state == PrevState::Sleeping {
+            if prev_state.is_asleep() {
                 *open = InFlight { row: open.row, slept: true, switched_in: false, acts: None };
             } else if open.slept && open.switched_in && open.acts.is_none() {
                 open.acts = Some(here);
@@ -404,6 +442,15 @@ impl Reading {
         if let Some(open) = self.opens.get_mut(&next) {
             open.switched_in = true;
         }
+    }
+
+    /// A task whose counters left the registers before this row, which tells it, may have left the CPU since; then nothing
+    /// is installed when it comes back.
+    fn acts_before(&mut self, pid: i32, here: usize) {
+        let last = self.installed.remove(&pid).unwrap_or(0);
+        let since = self.interrupted.remove(&pid).unwrap_or_default();
+        let before = since.into_iter().find(|&row| row >= last).unwrap_or(here);
+        self.acts.push((before as u32, here as u32));
     }
 
     fn open_acts(&mut self, open: &InFlight, before: usize, returned: i64) {

@@ -23,6 +23,7 @@ pub mod error;
 pub mod ftrace;
 mod guest;
 pub mod input;
+mod late;
 mod movs;
 pub mod observe;
 mod predict;

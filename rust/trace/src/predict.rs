@@ -50,17 +50,54 @@ pub(crate) enum Load {
     Hidden,
 }
 
+/// Items of one CPU that another one asked for, by an interrupt: they come when that is taken.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
+    /// Where they are among the items.
+    pub(crate) at: usize,
+    pub(crate) count: usize,
+    /// The line before which the other one has its answer.
+    pub(crate) until: u32,
+}
+
 /// What the model says.
 #[derive(Clone, Debug)]
 pub(crate) struct Predictions {
     pub(crate) cpus: Vec<Vec<Item>>,
+    /// By CPU: what others asked for.
+    pub(crate) asked: Vec<Vec<Asked>>,
+    /// Who acts, and before which line its act is over.
+    acting: (CpuId, u32),
     /// By CPU: where its last window is.
     open: Vec<Option<usize>>,
 }
 
 impl Predictions {
     pub(crate) fn new(cpus: usize) -> Predictions {
-        Predictions { cpus: vec![Vec::new(); cpus], open: vec![None; cpus] }
+        Predictions {
+            cpus: vec![Vec::new(); cpus],
+            asked: vec![Vec::new(); cpus],
+            acting: (CpuId(0), 0),
+            open: vec![None; cpus],
+        }
+    }
+
+    /// What follows is done by this CPU, and over before that line.
+    pub(crate) fn act(&mut self, cpu: CpuId, until: u32) {
+        self.acting = (cpu, until);
+    }
+
+    fn push(&mut self, cpu: CpuId, item: Item) {
+        let at = self.cpus[cpu.index()].len();
+        let (acting, until) = self.acting;
+        if cpu != acting {
+            let asked = &mut self.asked[cpu.index()];
+            match asked.last_mut().filter(|last| last.until == until && last.at + last.count == at) {
+                Some(last) => last.count += 1,
+                None => asked.push(Asked { at, count: 1, until }),
+            }
+        }
+        self.cpus[cpu.index()].push(item);
     }
 
     pub(crate) fn open_window(&mut self, machine: &Machine, cpu: CpuId, row: usize) {
@@ -93,17 +130,18 @@ impl Predictions {
             Step::ReadDr(dr, _) => Item::Mov { dr: dr.number(), value: None },
             _ => return,
         };
-        self.cpus[cpu.index()].push(mov);
+        self.push(cpu, mov);
     }
 
     pub(crate) fn mark(&mut self, machine: &Machine, cpu: CpuId, mark: Mark) {
-        self.cpus[cpu.index()].push(match mark {
+        let item = match mark {
             Mark::Install(id) => Item::Done(Done::Install(machine.counter(id).info.address)),
             Mark::Uninstall(id) => Item::Done(Done::Uninstall(machine.counter(id).info.address)),
             Mark::Restore => Item::Done(Done::Restore),
             Mark::Sync => Item::Done(Done::Sync),
             Mark::Entry => Item::Entry,
             Mark::Nmi => return,
-        });
+        };
+        self.push(cpu, item);
     }
 }

@@ -74,7 +74,7 @@ pub fn replay(
         }
         while let Some(&(_, acts)) = trace.acts.get(replayer.acted).filter(|&&(before, _)| before as usize == at) {
             replayer.acted += 1;
-            replayer.act(&trace.rows[acts as usize], row);
+            replayer.act(&trace.rows[acts as usize], row, at);
         }
         replayer.row(row, at);
     }
@@ -105,6 +105,12 @@ impl Probe for Watch {
     }
 }
 
+/// What one CPU asks of another.
+enum Interrupt {
+    Event(Event),
+    Close(TaskId, CounterId),
+}
+
 struct Replayer<'a> {
     trace: &'a Trace,
     machine: Machine,
@@ -115,8 +121,10 @@ struct Replayer<'a> {
     youngest: i32,
     /// The thread that last did something with a vCPU.
     vmm: Option<TaskId>,
-    /// Nothing happened before the first line.
-    from_power_on: bool,
+    /// Before the first line nobody had a breakpoint, and there was no vCPU.
+    quiet_before: bool,
+    /// The row that is replayed.
+    at: usize,
     /// How many of the trace's gaps are behind.
     gaps: usize,
     /// What may have been set without a line.
@@ -140,7 +148,7 @@ struct Replayer<'a> {
     /// How many of the trace's out-of-place acts have been done.
     acted: usize,
     /// What interrupts a CPU that runs a guest: done after its next VM exit.
-    interrupts: Vec<(CpuId, Event)>,
+    interrupts: Vec<(CpuId, Interrupt)>,
     /// By pid of a task that exits: the counters whose descriptors are still open.
     closing: HashMap<i32, Vec<CounterId>>,
     /// CPUs whose current task has been seen.
@@ -160,6 +168,7 @@ struct Replayer<'a> {
 impl<'a> Replayer<'a> {
     fn new(trace: &'a Trace, policy: Policy, options: Options, with_verify: bool) -> Self {
         let from_power_on = trace.steps.as_ref().is_some_and(|steps| steps.from_power_on);
+        let quiet_before = from_power_on || trace.quiet_before;
         Replayer {
             trace,
             machine: Machine::new(options, policy),
@@ -171,9 +180,10 @@ impl<'a> Replayer<'a> {
             tasks: HashMap::from([(0, TaskId::IDLE)]),
             youngest: 0,
             vmm: None,
-            from_power_on,
+            quiet_before,
+            at: 0,
             gaps: 0,
-            unseen: Unseen { spans: if from_power_on { Vec::new() } else { vec![(0, 0)] }, holders: Vec::new() },
+            unseen: Unseen { spans: if quiet_before { Vec::new() } else { vec![(0, 0)] }, holders: Vec::new() },
             altered: Vec::new(),
             born: HashSet::new(),
             poked: HashMap::new(),
@@ -198,6 +208,7 @@ impl<'a> Replayer<'a> {
     }
 
     fn row(&mut self, row: &Row, at: usize) {
+        self.at = at;
         let cpu = CpuId(u32::from(row.cpu));
         self.watch.line = row.line;
         while self.trace.gaps.get(self.gaps).is_some_and(|&gap| gap <= row.line) {
@@ -207,14 +218,19 @@ impl<'a> Replayer<'a> {
         }
         self.know(cpu, row.pid);
         if let Some(predictions) = &mut self.watch.predictions {
+            predictions.act(cpu, next_line(self.trace, cpu, at + 1));
             predictions.open_window(&self.machine, cpu, at);
         }
         self.input(row, cpu);
     }
 
     /// What a row does elsewhere than where it stands: in the window that `before` ends.
-    fn act(&mut self, row: &Row, before: &Row) {
+    fn act(&mut self, row: &Row, before: &Row, at: usize) {
         let cpu = CpuId(u32::from(before.cpu));
+        if let Some(predictions) = &mut self.watch.predictions {
+            let by = CpuId(u32::from(row.cpu));
+            predictions.act(by, next_line(self.trace, by, at));
+        }
         self.watch.line = before.line;
         self.know(cpu, before.pid);
         match row.input {
@@ -223,23 +239,37 @@ impl<'a> Replayer<'a> {
                 self.machine.exit_breakpoints(task, &mut self.watch);
                 self.events += 1;
             }
+            Input::Exec { pid } => {
+                let task = self.task(pid, cpu);
+                self.apply(&Event::Exec(task));
+            }
             _ => self.open(row),
         }
     }
 
     /// An exiting task closes its descriptors, the highest first (each close is queued as task work, last in, first out).
-    /// Closing one of a CPU-wide counter sleeps after the uninstall (`bp_cpuinfo_sem` is taken for writing): the next
-    /// one comes when the task runs again.
+    /// Closing one of a CPU-wide counter may sleep after the uninstall (`bp_cpuinfo_sem` is taken for writing): if it
+    /// does, the next one comes when the task runs again.
     fn close_files(&mut self, pid: i32, cpu: CpuId) {
         let task = self.task(pid, cpu);
         while let Some(counter) = self.closing.get_mut(&pid).and_then(Vec::pop) {
-            self.machine.close_descriptor(task, counter, &mut self.watch);
+            self.close(task, counter);
             let closed = self.machine.counter(counter);
-            if closed.target.is_none() && closed.state == State::Dead {
+            if closed.target.is_none() && closed.state == State::Dead && self.sleeps_next(pid, cpu) {
                 return;
             }
         }
         self.closing.remove(&pid);
+    }
+
+    /// Whether the next switch of this CPU is that of a task going to sleep.
+    fn sleeps_next(&self, pid: i32, cpu: CpuId) -> bool {
+        let mut rows = self.trace.rows[self.at..].iter().skip(1).filter(|row| usize::from(row.cpu) == cpu.index());
+        let next = rows.find_map(|row| match row.input {
+            Input::Switch { prev, sleeps, .. } => Some((prev, sleeps)),
+            _ => None,
+        });
+        next == Some((pid, true))
     }
 
     /// Who prints a line is who runs. A CPU's first line tells it; after a loss a later one corrects it.
@@ -303,7 +333,7 @@ impl<'a> Replayer<'a> {
                 let entered = self.gaps.checked_sub(1).map_or(0, |gap| self.trace.gaps[gap]);
                 self.unseen.spans.push((entered, row.line));
             }
-            Input::Open { .. } | Input::Nothing => {}
+            Input::Open { .. } | Input::Exec { .. } | Input::Nothing => {}
             Input::Exit { pid } => {
                 let open = self.descriptors.remove(&pid).unwrap_or_default();
                 self.closing.insert(pid, open.into_values().collect());
@@ -313,7 +343,7 @@ impl<'a> Replayer<'a> {
             Input::Close { fd } => {
                 if let Some(counter) = self.descriptors.get_mut(&row.pid).and_then(|fds| fds.remove(&fd)) {
                     let task = self.task(row.pid, cpu);
-                    self.machine.close_descriptor(task, counter, &mut self.watch);
+                    self.close(task, counter);
                     self.events += 1;
                     self.end_altered(row.line);
                 }
@@ -402,7 +432,7 @@ impl<'a> Replayer<'a> {
 
     /// An open acts here, whatever the row: on its own task, on another's, or on a CPU.
     fn open(&mut self, row: &Row) {
-        let Input::Open { attr, pid, cpu: on, result } = row.input else { return };
+        let Input::Open { attr, pid, cpu: on, group, result } = row.input else { return };
         let here = CpuId(u32::from(row.cpu));
         let by = self.task(row.pid, here);
         let Some(wanted) = wanted(attr) else {
@@ -423,7 +453,10 @@ impl<'a> Replayer<'a> {
         if refused && self.machine.reserve(task, cpu).is_ok() && wanted.is_valid() {
             return;
         }
-        let outcome = self.apply(&Event::PerfEventOpen { by, attr: wanted, task, cpu, group: None });
+        // A leader that is no breakpoint does not matter to the registers.
+        let descriptors = self.descriptors.get(&row.pid);
+        let group = group.and_then(|fd| descriptors.and_then(|descriptors| descriptors.get(&fd))).copied();
+        let outcome = self.apply(&Event::PerfEventOpen { by, attr: wanted, task, cpu, group });
         if let (Some(Outcome::Bound(counter)), Some(Ok(fd))) = (outcome, result.map(i32::try_from)) {
             self.descriptors.entry(row.pid).or_default().insert(fd, counter);
         }
@@ -440,10 +473,18 @@ impl<'a> Replayer<'a> {
         Some(counter)
     }
 
+    /// Closes a descriptor; that interrupts the counter's CPU, too.
+    fn close(&mut self, task: TaskId, counter: CounterId) {
+        match self.machine.runs_on(counter).filter(|&cpu| self.machine.cpu(cpu).guest.is_some()) {
+            Some(cpu) => self.interrupts.push((cpu, Interrupt::Close(task, counter))),
+            None => self.machine.close_descriptor(task, counter, &mut self.watch),
+        }
+    }
+
     /// Performs an event on a counter, after the next VM exit if its CPU runs a guest: the interrupt causes one.
     fn apply_or_interrupt(&mut self, counter: CounterId, event: Event) {
         match self.machine.runs_on(counter).filter(|&cpu| self.machine.cpu(cpu).guest.is_some()) {
-            Some(cpu) => self.interrupts.push((cpu, event)),
+            Some(cpu) => self.interrupts.push((cpu, Interrupt::Event(event))),
             None => drop(self.apply(&event)),
         }
     }
@@ -488,6 +529,14 @@ impl<'a> Replayer<'a> {
             verify,
         }
     }
+}
+
+/// The line of the first row from this one on that a CPU prints for its task. (One that waits for others goes on
+/// balancing tasks.)
+fn next_line(trace: &Trace, cpu: CpuId, at: usize) -> u32 {
+    let rows = trace.rows.get(at..).unwrap_or_default();
+    let mut own = rows.iter().filter(|row| usize::from(row.cpu) == cpu.index());
+    own.find(|row| !matches!(row.input, Input::Migrate { .. })).map_or(u32::MAX, |row| row.line)
 }
 
 // Bits of `perf_event_attr`'s flags (include/uapi/linux/perf_event.h).

@@ -92,9 +92,10 @@ impl MarkName {
 }
 
 impl Step {
-    /// Whether the host's kernel executed it. The guests of such runs have no address with the top bit set.
+    /// Whether the host's kernel executed it: its image and its modules have the topmost 2 GiB
+    /// (Documentation/arch/x86/x86_64/mm.rst), where the guests of such runs have nothing.
     pub fn is_kernel(&self) -> bool {
-        self.pc >> 63 == 1
+        self.pc >= 0xffff_ffff_8000_0000
     }
 }
 

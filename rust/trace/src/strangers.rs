@@ -53,7 +53,8 @@ impl Stranger {
             && match self.who {
                 Who::Cpu(cpu) => row.cpu == cpu,
                 Who::Task(pid) | Who::Exiting(pid) => {
-                    row.pid == pid || matches!(row.input, Input::Switch { prev, next } if prev == pid || next == pid)
+                    row.pid == pid
+                        || matches!(row.input, Input::Switch { prev, next, .. } if prev == pid || next == pid)
                 }
             }
     }
@@ -187,7 +188,7 @@ fn lives(surplus: &[Surplus<'_>]) -> Lives {
     let mut owners: HashMap<u64, BTreeSet<i32>> = HashMap::new();
     let mut swapped: HashSet<u64> = HashSet::new();
     for Surplus { row, balance, .. } in surplus {
-        let Input::Switch { prev, next } = row.input else { continue };
+        let Input::Switch { prev, next, .. } = row.input else { continue };
         for (&address, &balance) in balance {
             match balance {
                 0 => drop(swapped.insert(address)),
@@ -203,7 +204,7 @@ fn lives(surplus: &[Surplus<'_>]) -> Lives {
     for Surplus { row, balance, gone, .. } in surplus {
         let mut by_task = false;
         let (tasks, is_switch) = match row.input {
-            Input::Switch { prev, next } => ([prev, next], true),
+            Input::Switch { prev, next, .. } => ([prev, next], true),
             _ => ([row.pid, row.pid], false),
         };
         for &address in balance.keys() {
@@ -240,7 +241,7 @@ fn stranger(who: Who, life: &Life, cpus: &[Vec<Compared<'_>>], unseen: &Unseen) 
 /// tasks that have the same may swap them, without a trace), a CPU's when a guest's exit refreshes nothing.
 fn shows(who: Who, row: &Row, window: &Compared<'_>) -> bool {
     match (who, row.input) {
-        (Who::Task(pid), Input::Switch { prev, next }) => (prev, next) == (pid, 0) || (prev, next) == (0, pid),
+        (Who::Task(pid), Input::Switch { prev, next, .. }) => (prev, next) == (pid, 0) || (prev, next) == (0, pid),
         (Who::Cpu(_), Input::KvmExit { .. }) => window.observed.iter().all(|truth| truth.done != Done::Restore),
         _ => false,
     }

@@ -21,7 +21,7 @@ pub struct Tied {
     pub(crate) cpus: Vec<Observed>,
     /// What guests did.
     pub(crate) guests: Guests,
-    /// Nothing happened before the first line: what is not shown to be set is not set.
+    /// Nothing happened before the first line but that the CPUs were brought up: what is not shown to be set is not set.
     pub(crate) from_power_on: bool,
 }
 
@@ -110,14 +110,32 @@ pub(crate) fn tie(trace: &Trace, steps: &[Step]) -> Result<Tied, Untied> {
     let logged = of_steps(steps, cpus);
     let has_head = shows_first_entry(trace);
     let mut places = Vec::new();
-    let mut from_power_on = true;
+    let mut from_power_on = shows_bring_up(steps, cpus);
     for (cpu, anchors) in anchors.into_iter().enumerate() {
         let before = place(&told[cpu], &logged[cpu], has_head).ok_or(Untied(cpu as u16))?;
         from_power_on &= before == 0 && (!anchors.is_empty() || logged[cpu].kinds.is_empty());
         places.push(Place { anchors, before });
     }
     let guests = guest::guests(trace, steps, &places);
-    Ok(Tied { cpus: truth::observed(steps, &places), guests, from_power_on })
+    Ok(Tied { cpus: truth::observed(steps, &places, &guests), guests, from_power_on })
+}
+
+/// Whether each CPU clears DR0-DR3 before it does anything else.
+fn shows_bring_up(steps: &[Step], cpus: usize) -> bool {
+    let mut cleared = vec![0u8; cpus];
+    let mut is_up = vec![false; cpus];
+    for step in steps {
+        let cpu = usize::from(step.cpu);
+        match step.what {
+            What::Write { dr: dr @ 0..=3, value: 0 } if !is_up[cpu] => cleared[cpu] |= 1 << dr,
+            What::Write { dr: 6 | 7, .. } | What::Read { .. } => {}
+            What::Mark { name: MarkName::Install | MarkName::Uninstall | MarkName::Restore, .. }
+            | What::Write { .. }
+            | What::VmRun => is_up[cpu] = true,
+            What::Mark { .. } => {}
+        }
+    }
+    cleared.iter().all(|&drs| drs == 0xf)
 }
 
 /// Whether no guest can have been entered before the first line: the vCPUs were created after it.

@@ -1,5 +1,6 @@
 //! What the kernel did, CPU by CPU: the truth lines of the trace, with the MOV DR of the steps file between them.
 
+use crate::guest::Guests;
 use crate::input::Done;
 use crate::steps::{MarkName, Step, What};
 use crate::tie::Place;
@@ -89,16 +90,22 @@ impl Observed {
 /// By CPU: what it did.
 ///
 /// A MOV from a register is logged without its value, which is that of the last MOV to it: the host's, or the guest's own.
-/// (One that exits is logged and not executed. The window that it opens is entered with all four loaded anew.)
-pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
+/// (One that exits is logged and not executed. The window that it opens is entered with all four loaded anew. The last one
+/// of a stay that ends in #DB may have raised it, and not have been executed either.)
+pub(crate) fn observed(steps: &[Step], places: &[Place], guests: &Guests) -> Vec<Observed> {
     let mut cpus = vec![Observed::new(); places.len()];
-    let mut handlers = vec![Handler::Boot(0); places.len()];
+    let mut handlers: Vec<Handler> = (0..places.len()).map(|cpu| Handler::first(steps, cpu)).collect();
     // By CPU: what is in DR0-DR3, and whether a guest was entered and nothing but reads has followed.
     let mut registers = vec![[Register::Unknown; 4]; places.len()];
     let mut left = vec![false; places.len()];
+    // By CPU: whether the stay of its guest ends in #DB, and the register that was written last in it.
+    let mut doubtful = vec![false; places.len()];
+    let mut last: Vec<Option<usize>> = vec![None; places.len()];
+    // By CPU: its last access.
+    let mut previous: Vec<Option<What>> = vec![None; places.len()];
     // By CPU: the number of its next mark.
     let mut next = vec![0; places.len()];
-    for step in steps {
+    for (at, step) in steps.iter().enumerate() {
         let cpu = usize::from(step.cpu);
         let (observed, handler, place) = (&mut cpus[cpu], &mut handlers[cpu], &places[cpu]);
         let (dr, value) = match step.what {
@@ -107,6 +114,11 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
                 left[cpu] = step.what == What::VmRun;
                 if left[cpu] {
                     observed.find_loads();
+                    last[cpu] = None;
+                    doubtful[cpu] = match place.anchor(next[cpu]) {
+                        Some(Anchor::Entry { window }) => guests.ends_in_db.contains(&window),
+                        _ => false,
+                    };
                 }
                 match place.anchor(next[cpu]) {
                     Some(anchor) => observed.anchors.push((anchor, observed.movs.len())),
@@ -127,7 +139,17 @@ pub(crate) fn observed(steps: &[Step], places: &[Place]) -> Vec<Observed> {
             What::Write { dr, value } => (dr, Some(value)),
             What::Read { dr } => (dr, None),
         };
+        // On VMX a reading-back ends so, too.
+        let reads_back = matches!(previous[cpu].replace(step.what), Some(What::Read { dr: 0..=3 }));
+        if step.is_kernel() && !reads_back && matches!(handler, Handler::None) && Handler::begins(&steps[at..]) {
+            *handler = Handler::InKernel(0);
+        }
         left[cpu] &= value.is_none() || !step.is_kernel();
+        if !step.is_kernel() {
+            last[cpu] = value.and(Some(usize::from(dr))).filter(|&dr| dr < 4);
+        } else if let Some(dr) = last[cpu].take().filter(|_| doubtful[cpu]) {
+            registers[cpu][dr] = Register::Unknown;
+        }
         let register = registers[cpu].get_mut(usize::from(dr));
         let guest = match (register, value) {
             (Some(register), Some(value)) => {
@@ -152,12 +174,33 @@ enum Handler {
     Boot(usize),
     /// The #DB handler: how many accesses to DR6 are still to come.
     Debug(u8),
+    /// That of a #DB in the kernel, which nothing marks: how many of its accesses have been seen.
+    InKernel(usize),
 }
 
 /// `cpu_init`: DR7, DR6, then DR3 to DR0 (6.16, and stable kernels of its time).
 const BRING_UP: [(u8, u64); 6] = [(7, 0x400), (6, 0xffff_0ff0), (3, 0), (2, 0), (1, 0), (0, 0)];
 
+/// `exc_debug_kernel`: `debug_read_clear_dr6`, `local_db_save`, and `local_db_restore`, if anything is armed.
+const IN_KERNEL: [(u8, bool); 5] = [(6, false), (6, true), (7, false), (7, true), (7, true)];
+
 impl Handler {
+    /// Whether the #DB handler begins here: nobody else begins by reading DR6 and clearing it.
+    fn begins(steps: &[Step]) -> bool {
+        let Some(first) = steps.first().filter(|step| step.what == (What::Read { dr: 6 })) else { return false };
+        let mut next = steps[1..].iter().filter(|step| step.cpu == first.cpu);
+        next.next().is_some_and(|step| step.what == What::Write { dr: 6, value: 0xffff_0ff0 })
+    }
+
+    /// What a CPU begins with: its bring-up, if the steps begin with it.
+    fn first(steps: &[Step], cpu: usize) -> Handler {
+        let mut movs =
+            steps.iter().filter(|step| usize::from(step.cpu) == cpu && !matches!(step.what, What::Mark { .. }));
+        let shown =
+            BRING_UP.iter().all(|&(dr, value)| movs.next().is_some_and(|step| step.what == What::Write { dr, value }));
+        if shown { Handler::Boot(0) } else { Handler::None }
+    }
+
     fn takes(&mut self, dr: u8, write: Option<u64>) -> bool {
         match *self {
             Handler::Boot(at) if at < BRING_UP.len() && write.map(|value| (dr, value)) == Some(BRING_UP[at]) => {
@@ -167,6 +210,14 @@ impl Handler {
             Handler::Debug(left) if left > 0 && dr == 6 => {
                 *self = Handler::Debug(left - 1);
                 true
+            }
+            Handler::InKernel(at) if IN_KERNEL.get(at) == Some(&(dr, write.is_some())) => {
+                *self = Handler::InKernel(at + 1);
+                true
+            }
+            Handler::InKernel(_) => {
+                *self = Handler::None;
+                false
             }
             _ => false,
         }

@@ -4,9 +4,13 @@
 //! their order inside it; every MOV DR of a steps file is compared, with its value, between two of these (or two
 //! entries) that both sides have. What the lines do not determine counts on neither side.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use debugreg::Dr7;
+
 use crate::input::{Done, Input, Row, Trace, Truth};
+use crate::late;
 use crate::movs;
 use crate::predict::{Item, Load, Predictions, Window};
 use crate::strangers::{self, Stranger, Unseen, Who};
@@ -197,7 +201,10 @@ pub(crate) fn verify(trace: &Trace, predictions: &Predictions, unseen: &Unseen) 
     for &line in &trace.truth {
         truth[usize::from(line.cpu)].push(line);
     }
-    let cpus = predictions.cpus.iter().zip(&truth);
+    let predicted = predictions.cpus.iter().zip(&predictions.asked).zip(&truth);
+    let predicted: Vec<Cow<'_, [Item]>> =
+        predicted.map(|((items, asked), truth)| late::placed(trace, items, asked, truth)).collect();
+    let cpus = predicted.iter().zip(&truth);
     let mut cpus: Vec<Vec<Compared<'_>>> = cpus.map(|(items, truth)| windows(trace, items, truth)).collect();
     let strangers = strangers::find(&cpus, trace, unseen);
     let mut verify = Verify::default();
@@ -335,7 +342,7 @@ fn control(verify: &mut Verify, score: &mut Score, window: &Compared<'_>) {
     }
     if !told.control_told {
         score.undetermined += 1;
-    } else if told.guest.dr7 == found {
+    } else if Dr7::from_bits_truncate(told.guest.dr7) == Dr7::from_bits_truncate(found) {
         score.agree();
     } else {
         score.predicted += 1;

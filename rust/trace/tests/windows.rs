@@ -53,6 +53,68 @@ fn an_open_on_a_running_guests_thread_acts_after_the_exit_that_it_causes() {
     assert_eq!((verify.install.observed, verify.restore.observed), (1, 1));
 }
 
+const UNINSTALL: &str = "uninstall: (arch_uninstall_hw_breakpoint+0x4/0xe0) addr=0x1000";
+
+/// A task on one CPU closes a counter of the other, which prints lines of its own before it is interrupted.
+fn remote_close(between: &str, uninstall: &str) -> Verify {
+    let text = [
+        switch(0, "<idle>-0", "gdb-8"),
+        switch(1, "<idle>-0", "worker-9"),
+        line("gdb-8", 0, &open(-1, 1, 0x1000)),
+        line("worker-9", 1, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x1000 type=2 len=8"),
+        line("gdb-8", 0, "sys_perf_event_open -> 0x3"),
+        line("gdb-8", 0, "sys_close(fd: 3)"),
+        between.to_owned(),
+        uninstall.to_owned(),
+        line("gdb-8", 0, "sys_close -> 0x0"),
+        switch(1, "<idle>-0", "worker-9"),
+    ];
+    verify(&text.concat())
+}
+
+#[test]
+fn what_one_cpu_asks_of_another_comes_before_the_answer() {
+    let away = switch(1, "worker-9", "<idle>-0");
+    let (at_once, late) = (line("worker-9", 1, UNINSTALL), line("<idle>-0", 1, UNINSTALL));
+    for (between, uninstall) in [("", &at_once), (&away, &late)] {
+        let verify = remote_close(between, uninstall);
+        assert!(verify.is_exact(), "{verify:#?}");
+        assert_eq!(verify.uninstall.matched, 1);
+    }
+    assert!(!remote_close(&away, "").is_exact());
+}
+
+/// The lines of an exit: what comes before `sched_process_exit`.
+fn exits(before: &[String]) -> Verify {
+    let text = [
+        switch(0, "<idle>-0", "vmm-7"),
+        line("vmm-7", 0, &open(7, -1, 0x1000)),
+        line("vmm-7", 0, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x1000 type=2 len=8"),
+        line("vmm-7", 0, "sys_perf_event_open -> 0x3"),
+    ];
+    let end = line("vmm-7", 0, "sched_process_exit: comm=vmm pid=7 prio=120");
+    verify(&(text.concat() + &before.concat() + &end))
+}
+
+#[test]
+fn an_exiting_task_may_wait_after_its_counters_have_left() {
+    let blocked = switch(0, "vmm-7", "<idle>-0").replace("prev_state=R", "prev_state=D");
+    let preempted = switch(0, "vmm-7", "<idle>-0").replace("prev_state=R", "prev_state=R+");
+    let again = switch(0, "<idle>-0", "vmm-7");
+    let uninstall = || line("vmm-7", 0, UNINSTALL);
+    let install = line("vmm-7", 0, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x1000 type=2 len=8");
+    for away in [&blocked, &preempted] {
+        // It leaves the CPU without them.
+        let after = exits(&[uninstall(), away.clone(), again.clone()]);
+        assert!(after.is_exact(), "{after:#?}");
+        assert_eq!(after.uninstall.matched, 1);
+        // It leaves with them, and exits when it is back.
+        let before = exits(&[away.clone(), uninstall(), again.clone(), install.clone(), uninstall()]);
+        assert!(before.is_exact(), "{before:#?}");
+        assert_eq!(before.uninstall.matched, 2);
+    }
+}
+
 #[test]
 fn an_open_that_slept_acts_before_its_caller_is_preempted() {
     let asleep = switch(0, "vmm-7", "<idle>-0").replace("prev_state=R", "prev_state=D");
@@ -101,7 +163,6 @@ fn a_wrong_truth_is_noticed_with_its_line() {
 }
 
 const INSTALL: &str = "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x1000 type=2 len=8";
-const UNINSTALL: &str = "uninstall: (arch_uninstall_hw_breakpoint+0x4/0xe0) addr=0x1000";
 
 /// What is not determined: the lines, and part of the reason.
 fn undetermined(verify: &Verify) -> Vec<(u32, &str)> {

@@ -34,14 +34,11 @@ impl Machine {
                 registers.dr6 = raised(registers.dr6, events);
                 registers.dr7 &= !Dr7::GD;
             }
-            let dr6 = self.cpu(cpu).bank.hardware.dr6;
+            let dr6 = if goes_past { self.guest_dr(id, cpu, Dr::Status) } else { self.cpu(cpu).bank.hardware.dr6 };
             return Outcome::Exception { vector: Vector::Debug, dr6, fault: is_fault };
         }
         let in_software = self.policy.world() == World::Software;
-        if self.is_amd() || in_software {
-            let hardware = &mut self.cpus[cpu.index()].bank.hardware;
-            hardware.dr6 = raised(hardware.dr6, events);
-        }
+        self.hardware_db(cpu, events);
         self.vcpus[id.index()].exit = Exit::Db;
         // A register that was not loaded for the guest holds an address that is not its own (Z-10).
         let unloaded = Dr6::TRAPS & !u64::from(self.vcpu(id).loaded);
@@ -75,6 +72,16 @@ impl Machine {
         }
         self.enter(id, cpu, probe);
         Outcome::Exception { vector: Vector::Debug, dr6: self.guest_dr(id, cpu, Dr::Status), fault: is_fault }
+    }
+
+    /// What the processor does to DR6 and DR7 before a #DB is intercepted. On SVM what is saved is what the handler would
+    /// have found (APM vol. 2, 15.12.2); on VMX nothing changes.
+    pub(super) fn hardware_db(&mut self, cpu: CpuId, events: u64) {
+        if self.is_amd() || self.policy.world() == World::Software {
+            let hardware = &mut self.cpus[cpu.index()].bank.hardware;
+            hardware.dr6 = raised(hardware.dr6, events);
+            hardware.dr7 &= !Dr7::GD;
+        }
     }
 
     /// What a #DB entitles the guest to find in DR6: its own events, whoever is told of them. Those of a debugger's

@@ -79,6 +79,9 @@ impl Machine {
             ExitReason::Other("nmi") => Exit::Nmi,
             ExitReason::Fastpath | ExitReason::Other(_) => Exit::Other,
         };
+        if let ExitReason::Db(Some(events)) = reason {
+            self.hardware_db(cpu, events);
+        }
         self.leave(id, cpu, probe);
         match reason {
             ExitReason::DrAccess(access) => {

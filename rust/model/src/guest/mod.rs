@@ -89,9 +89,22 @@ impl Machine {
         }
     }
 
+    /// Whether a guest that runs would raise #DB by a MOV DR that does not exit: DR7.GD.
+    pub fn detects_mov_dr(&self, id: VcpuId) -> bool {
+        self.in_guest(id).is_ok_and(|cpu| self.cpu(cpu).bank.hardware.dr7 & Dr7::GD != 0)
+    }
+
     /// Finds a guest running on a CPU, as a recording does that begins after its entry: nothing is executed.
     pub fn find_in_guest(&mut self, id: VcpuId, cpu: CpuId) {
         self.hardware_entry(id, cpu);
+    }
+
+    /// Finds that a #DB of unknown events waits for a guest, as the exit shows that it made if nobody debugs it.
+    pub fn find_db(&mut self, id: VcpuId) {
+        let vcpu = &mut self.vcpus[id.index()];
+        if !vcpu.is_debugged() && vcpu.pending_db.is_none() {
+            vcpu.pending_db = Some(None);
+        }
     }
 
     /// Finds whether a guest's MOV DR exit, as a recording does that begins after what decided it. A policy without lazy

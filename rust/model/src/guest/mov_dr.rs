@@ -152,7 +152,11 @@ impl Machine {
             let cpl = if policy.has(Delta::H08) { 0 } else { cpl };
             return mov_dr_fault(number, write, cpl, vcpu.vmcs.dr7).map(|vector| Fault { vector, by: By::Vmx });
         }
-        // The processor has looked already. Without decode assists KVM emulates the access for a debugger's guest.
+        // The processor has looked already (QEMU's has not). Without decode assists KVM emulates the access for a
+        // debugger's guest.
+        if self.is_tcg() && vcpu.is_debugged() && has_upper_half(number, write) {
+            return Some(emulated(Vector::GeneralProtection));
+        }
         let emulates = !self.options.decode_assists && vcpu.is_debugged();
         (emulates && asks_guest && vcpu.dr7 & Dr7::GD != 0).then(|| emulated(Vector::Debug))
     }

@@ -161,7 +161,8 @@ pub(crate) fn deliver_events<P: Probe>(kvm: &mut Kvm<'_, P>, payload: u64) {
         let loses_sticky = kvm.has(Delta::H09);
         let vcpu = kvm.vcpu();
         let before = if loses_sticky { Dr6::IDLE } else { Dr6(vcpu.dr6) };
-        vcpu.dr6 = before.after_db(payload).0;
+        // Bit 12 means something in a payload; a processor has it at zero in DR6, an emulator may not.
+        vcpu.dr6 = before.after_db(payload).0 & !Dr6::RESERVED_ZERO;
     }
 }
 

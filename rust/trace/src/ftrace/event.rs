@@ -29,6 +29,11 @@ pub enum Event<'a> {
         /// The new one.
         child: i32,
     },
+    /// `sched_process_exec`. The task is a new program already: its tracer's breakpoints are gone.
+    ProcessExec {
+        /// Its id, which may have been another thread's.
+        pid: i32,
+    },
     /// `sched_process_exit`. What the task had open is already closed.
     ProcessExit {
         /// The task that ends.
@@ -194,8 +199,17 @@ pub enum PrevState {
     Preempted,
     /// Waiting or stopped, for whatever reason.
     Sleeping,
+    /// `D`: waiting, and no signal wakes it.
+    Blocked,
     /// `X` and `Z`: it does not come back.
     Dead,
+}
+
+impl PrevState {
+    /// Whether it waits for something.
+    pub fn is_asleep(self) -> bool {
+        matches!(self, PrevState::Sleeping | PrevState::Blocked)
+    }
 }
 
 /// Why a guest was left.

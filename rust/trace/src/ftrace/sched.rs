@@ -46,6 +46,7 @@ fn prev_state(state: &[u8]) -> Option<PrevState> {
             0 => PrevState::Runnable,
             0x100.. => PrevState::Preempted,
             _ if bits & 0x30 != 0 => PrevState::Dead,
+            2 => PrevState::Blocked,
             _ => PrevState::Sleeping,
         });
     }
@@ -58,6 +59,8 @@ fn prev_state(state: &[u8]) -> Option<PrevState> {
         PrevState::Runnable
     } else if state.iter().any(|byte| matches!(byte, b'X' | b'x' | b'Z')) {
         PrevState::Dead
+    } else if state == b"D" {
+        PrevState::Blocked
     } else {
         PrevState::Sleeping
     })
@@ -84,13 +87,19 @@ pub(super) fn exit(payload: &[u8]) -> Option<Event<'_>> {
     Some(Event::ProcessExit { pid: int(pid) })
 }
 
+/// `filename=.. pid=.. old_pid=..`
+pub(super) fn exec(payload: &[u8]) -> Option<Event<'_>> {
+    let (pid, _, _) = last_field(payload, b" pid=", b" old_pid=")?;
+    Some(Event::ProcessExec { pid: int(pid) })
+}
+
 fn word(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(span(text, |byte| byte != b' '))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::PrevState::{Dead, Preempted, Runnable, Sleeping};
+    use super::PrevState::{Blocked, Dead, Preempted, Runnable, Sleeping};
     use super::*;
 
     fn read(payload: &str) -> Option<(i32, PrevState, i32)> {
@@ -153,15 +162,18 @@ mod tests {
             let line = format!("comm={prev} pid=5 prio=120");
             assert_eq!(exit(line.as_bytes()), Some(Event::ProcessExit { pid: 5 }), "{line}");
         }
+        let exec_line = b"filename=/x pid=4 old_pid=3 pid=5 old_pid=5";
+        assert_eq!(exec(exec_line), Some(Event::ProcessExec { pid: 5 }));
         assert_eq!(exit(b"comm= pid=6 prio=1 pid=5 prio=120 group_dead=true"), Some(Event::ProcessExit { pid: 5 }));
     }
 
     #[test]
-    fn a_state_is_runnable_preempted_sleeping_or_dead() {
+    fn a_state_is_runnable_preempted_sleeping_blocked_or_dead() {
         let cases = [
             (Runnable, &["R", "0"][..]),
             (Preempted, &["R+", "0x100", "256", "0x400", "S+"][..]),
-            (Sleeping, &["S", "D", "T", "t", "I", "P", "D|K", "1", "2", "0x82", "128"][..]),
+            (Sleeping, &["S", "T", "t", "I", "P", "D|K", "1", "0x82", "128"][..]),
+            (Blocked, &["D", "2"][..]),
             (Dead, &["X", "Z", "x", "X|Z", "16", "32", "0x10"][..]),
         ];
         for (expected, states) in cases {

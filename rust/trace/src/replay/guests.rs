@@ -1,9 +1,9 @@
 //! The guests of a trace: entries, exits, what they did in between, and what the lines tell of their registers.
 
-use debugreg::Dr;
-use debugreg_model::{CpuId, DrAccess, Event, ExitReason, GuestDebug, VcpuId};
+use debugreg::{Dr, Dr6, Dr7};
+use debugreg_model::{CpuId, DrAccess, Event, ExitReason, GuestDebug, VcpuId, Vendor};
 
-use super::Replayer;
+use super::{Interrupt, Replayer};
 use crate::guest::{Mov, Run};
 use crate::input::{Input, Row, Why};
 use crate::observe::Observer;
@@ -14,6 +14,8 @@ use crate::predict::Load;
 pub(super) struct Stay {
     /// The access that will end it.
     trapped: Option<Mov>,
+    /// The access that raises #DB, and thereby will.
+    detected: bool,
     retry: Option<Retry>,
     /// Where it was when a MOV DR exited.
     rip: Option<u64>,
@@ -69,7 +71,7 @@ impl Replayer<'_> {
     pub(super) fn vcpu(&mut self, pid: i32, number: u32, cpu: CpuId) -> VcpuId {
         let thread = self.task(pid, cpu);
         let vcpu = *self.vcpus.entry((pid, number)).or_insert_with(|| {
-            let is_told = self.from_power_on || self.created.remove(&(pid, number));
+            let is_told = self.quiet_before || self.created.remove(&(pid, number));
             self.told.push(if is_told { Told::ALL } else { Told::NOTHING });
             let vcpu = self.machine.add_vcpu(thread);
             if let (false, Some(steps)) = (is_told, &self.trace.steps) {
@@ -165,10 +167,22 @@ impl Replayer<'_> {
             }
             _ => {}
         }
-        for &mov in movs {
+        let detected = self.guest_movs(vcpu, movs, run.ends_in_db);
+        self.stays.insert(vcpu, Stay { trapped: run.trapped, detected, ..Stay::default() });
+    }
+
+    /// What a guest executes in a stay. Returns whether the last access raises #DB (DR7.GD), which is an exit: it is
+    /// performed where the exit is.
+    fn guest_movs(&mut self, vcpu: VcpuId, movs: &[Mov], ends_in_db: bool) -> bool {
+        let Some((&last, others)) = movs.split_last() else { return false };
+        for &mov in others {
             self.guest_mov(vcpu, mov);
         }
-        self.stays.insert(vcpu, Stay { trapped: run.trapped, ..Stay::default() });
+        let detected = ends_in_db && self.machine.detects_mov_dr(vcpu);
+        if !detected {
+            self.guest_mov(vcpu, last);
+        }
+        detected
     }
 
     /// The guest is left although no line says that it was entered: that was before the trace begins.
@@ -178,10 +192,8 @@ impl Replayer<'_> {
         let run = trace.steps.as_ref().map_or(&none, |steps| &steps.guests.begun[cpu.index()]);
         self.tell_of_run(vcpu, run);
         self.machine.find_in_guest(vcpu, cpu);
-        for &mov in &run.executed {
-            self.guest_mov(vcpu, mov);
-        }
-        self.stays.insert(vcpu, Stay { trapped: run.trapped, ..Stay::default() });
+        let detected = self.guest_movs(vcpu, &run.executed, run.ends_in_db);
+        self.stays.insert(vcpu, Stay { trapped: run.trapped, detected, ..Stay::default() });
         vcpu
     }
 
@@ -253,6 +265,15 @@ impl Replayer<'_> {
         }
     }
 
+    /// The VMCB has DR7 as a #DB handler would have found it (APM vol. 2, 15.12.2).
+    fn tell_of_detection(&mut self, cpu: CpuId) {
+        if self.machine.options.vendor == Vendor::Amd
+            && let Some(window) = self.watch.predictions.as_mut().and_then(|predictions| predictions.window(cpu))
+        {
+            window.guest.dr7 &= !Dr7::GD;
+        }
+    }
+
     pub(super) fn exit(&mut self, row: &Row, cpu: CpuId) {
         let Input::KvmExit { vcpu: number, rip, why, guest_dr7 } = row.input else { return };
         let vcpu = match self.machine.cpu(cpu).guest {
@@ -271,19 +292,29 @@ impl Replayer<'_> {
             self.machine.observe_guest_dr(vcpu, Dr::Control, dr7);
         }
         self.tell_of_exit(vcpu, cpu, control_told);
+        if stay.detected {
+            self.tell_of_detection(cpu);
+        }
         let guest = self.uses_registers(vcpu);
         let reason = match why {
             Why::DrAccess { dr, write } => {
                 let value = stay.trapped.and_then(|mov| mov.write);
                 ExitReason::DrAccess(DrAccess { dr, write: value.filter(|_| write) })
             }
-            Why::Db => ExitReason::Db(None),
+            Why::Db => ExitReason::Db(stay.detected.then_some(Dr6::BD)),
             Why::Other => ExitReason::Other("other"),
         };
         let before = Observer::before(&self.machine, cpu);
         self.apply(&Event::VmExit(vcpu, reason));
-        for (_, event) in self.interrupts.extract_if(.., |(interrupted, _)| *interrupted == cpu).collect::<Vec<_>>() {
-            self.apply(&event);
+        if why == Why::Db {
+            self.machine.find_db(vcpu);
+        }
+        let interrupts = self.interrupts.extract_if(.., |(interrupted, _)| *interrupted == cpu);
+        for (_, interrupt) in interrupts.collect::<Vec<_>>() {
+            match interrupt {
+                Interrupt::Event(event) => drop(self.apply(&event)),
+                Interrupt::Close(task, counter) => self.machine.close_descriptor(task, counter, &mut self.watch),
+            }
         }
         if matches!(why, Why::DrAccess { .. }) {
             let emulated = self.machine.vcpu(vcpu).vmcs.dr_intercept;

@@ -34,7 +34,7 @@ impl Replayer<'_> {
     /// A tracer enables registers of a task that is older than the trace: in those that it is not seen to write before,
     /// there may be any address.
     pub(super) fn poke_of_unknown_address(&mut self, tracee: i32, dr: u8, value: u64, line: u32) {
-        if self.from_power_on || self.born.contains(&tracee) {
+        if self.quiet_before || self.born.contains(&tracee) {
             return;
         }
         let poked = self.poked.entry(tracee).or_default();

@@ -1,0 +1,41 @@
+"""Where a member of a kernel structure is, as the kernel itself says (/sys/kernel/btf/vmlinux).
+
+The format is Documentation/bpf/btf.rst of Linux: a header, types one after the other, a table of strings.
+"""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["offset_of"]
+
+MAGIC = 0xEB9F
+
+STRUCT, UNION = 4, 5
+
+# Bytes that follow a type of this kind, for each of the things it has (vlen), and once.
+PER_MEMBER = {STRUCT: 12, UNION: 12, 6: 8, 13: 8, 15: 12, 19: 12}
+ONCE = {1: 4, 3: 12, 14: 4, 17: 4}
+
+
+def offset_of(btf: bytes, structure: str, member: str) -> int | None:
+    """Return the offset of a member in bytes; `None` if there is no such thing."""
+    magic, _, _, header, types, types_length, strings, strings_length = struct.unpack_from("<HBBIIIII", btf)
+    if magic != MAGIC:
+        return None
+    names = btf[header + strings : header + strings + strings_length]
+    wanted = [names.find(b"\0" + name.encode() + b"\0") + 1 for name in (structure, member)]
+    at, end = header + types, header + types + types_length
+    while at < end:
+        name, info, _ = struct.unpack_from("<III", btf, at)
+        kind, count = info >> 24 & 0x1F, info & 0xFFFF
+        at += 12
+        if kind == STRUCT and name == wanted[0]:
+            # With bit-fields (the flag in bit 31) the offset has 24 bits.
+            bits = 0xFFFFFF if info >> 31 else 0xFFFFFFFF
+            for place in range(at, at + 12 * count, 12):
+                member_name, _, offset = struct.unpack_from("<III", btf, place)
+                if member_name == wanted[1]:
+                    return int(offset & bits) // 8
+        at += PER_MEMBER.get(kind, 0) * count + ONCE.get(kind, 0)
+    return None

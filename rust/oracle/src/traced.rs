@@ -1,0 +1,115 @@
+//! The trace of a kernel that performed a scenario, replayed: where more is switched than the scenario says, the lines
+//! tell it.
+//!
+//! What `debugreg replay --verify` compares is compared: installs, uninstalls, refreshes, readings-back, every MOV DR of
+//! the host with its value, and the registers of guests.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use debugreg_model::scenario::{Expectation, Scenario};
+use debugreg_model::{Event, Options, Processor, VcpuId, Vendor};
+use debugreg_trace::input::Input;
+use debugreg_trace::{Difference, Trace, replay, steps};
+
+use crate::report::Report;
+use crate::{Error, Likeness};
+
+/// Whether a scenario's instructions are compared with its trace: with two CPUs, whose tasks sleep between the lines, and
+/// with guests, which leave more often than the scenario says.
+///
+/// Of a thread that runs two vCPUs no line tells which one an ioctl is about, nor of a guest whether it has DR4 and DR5.
+pub fn wants_trace(parsed: &Scenario) -> bool {
+    let threads: BTreeSet<_> = parsed.vcpus.iter().map(|vcpu| vcpu.task).collect();
+    let writes_aliases = |id: VcpuId| {
+        parsed.lines.iter().any(|line| matches!(line.event, Event::MovToDr { vcpu, dr: 4 | 5, .. } if vcpu == id))
+    };
+    let mut vcpus = (0..).map(VcpuId::from).zip(&parsed.vcpus);
+    (parsed.options.cpus > 1 || !parsed.vcpus.is_empty())
+        && threads.len() == parsed.vcpus.len()
+        && vcpus.all(|(id, vcpu)| !vcpu.debug_extensions || !writes_aliases(id))
+}
+
+/// Lets each line fail in which the trace, with its log, is not what the model says.
+///
+/// # Errors
+///
+/// [`Error::Lost`] if the log cannot be read, or is not that of the trace.
+pub fn compare_trace(
+    report: &mut Report,
+    parsed: &Scenario,
+    likeness: Likeness,
+    log: &[u8],
+    lines: &[u8],
+) -> Result<(), Error> {
+    let log = steps::parse(Path::new("the log of the emulated machine"), log);
+    let log = log.map_err(|error| Error::Lost(error.to_string()))?;
+    let mut trace = Trace::parse("the trace of the emulated machine", lines);
+    trace.quiet_before = true;
+    trace.lay_beside(&log);
+    if let Some(untied) = trace.untied {
+        return Err(Error::Lost(untied.to_string()));
+    }
+    let options = Options { vendor: Vendor::Amd, processor: Processor::Tcg, ..Options::default() };
+    let replayed = replay(&trace, likeness.policy, options, true, |_| true);
+    let Some(verify) = replayed.and_then(|replayed| replayed.verify) else { return Ok(()) };
+    report.moves += verify.step.map_or(0, |score| score.matched);
+    let unknown = untold(parsed, report);
+    for difference in verify.differences {
+        blame(report, &trace, difference, unknown);
+    }
+    let steps = &report.steps;
+    report.ok = steps.iter().all(|step| step.ok != Some(false)) && steps.iter().any(|step| step.ok == Some(true));
+    Ok(())
+}
+
+/// The first line of which the trace does not tell everything.
+fn untold(parsed: &Scenario, report: &Report) -> u32 {
+    let mut holders = BTreeSet::new();
+    let mut reach = BTreeSet::new();
+    for (line, step) in parsed.lines.iter().zip(&report.steps) {
+        let dies = step.observed.as_ref().is_some_and(|observed| observed.contains("sigtrap"));
+        let is_untold = match line.event {
+            Event::PerfEventOpen { by, task, .. } if task != Some(by) => {
+                holders.insert(by);
+                if let Some(Expectation::Bind(counter)) = line.expectation {
+                    reach.insert(counter);
+                }
+                false
+            }
+            // The driver has the descriptors too, which shows in no line, and keeps the counters in the registers.
+            Event::Exit(task) => holders.contains(&task),
+            Event::TaskAccess { task, .. } => dies && holders.contains(&task),
+            // Two interrupts of another CPU: what it does between them depends on how fast they come.
+            Event::Modify(counter, _) => reach.contains(&counter),
+            // It reaches the vCPU without a system call of its thread.
+            Event::Init(_) => true,
+            _ => false,
+        };
+        if is_untold {
+            return line.number;
+        }
+    }
+    u32::MAX
+}
+
+/// The line of the scenario in whose phase it is fails: the last one that has begun.
+fn blame(report: &mut Report, trace: &Trace, difference: Difference, unknown: u32) {
+    let begun = trace.rows.iter().take_while(|row| row.line <= difference.line);
+    let number = begun.filter_map(|row| match row.input {
+        Input::Phase(at) => trace.phases[at].parse::<u32>().ok(),
+        _ => None,
+    });
+    let number = number.last().unwrap_or(0);
+    if number >= unknown {
+        return;
+    }
+    let at = report.steps.iter().rposition(|step| step.line <= number).unwrap_or(0);
+    if let Some(step) = report.steps.get_mut(at)
+        && step.ok != Some(false)
+    {
+        step.ok = Some(false);
+        step.expected = Some(difference.predicted);
+        step.observed = Some(difference.observed);
+    }
+}
