@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,24 @@ def explore() -> None:
     show(f"  the same, written in Python:          {python / rust:>5.2f} x the time")
 
 
+def beside_spin() -> None:
+    """Show how fast the host's part is explored, beside SPIN on the same in Promela; one thread each."""
+    spin = import_module("bench.spin")
+    if spin.MISSING:
+        return show("", f"SPIN: needs {' and '.join(spin.MISSING)} (apt-get install spin gcc)")
+    scope = {"vcpus": 0, "slots": 4, "counters": 4, "addresses": 2, "events": spin.EVENTS, "symmetry": False}
+    with TemporaryDirectory() as folder:
+        pan = spin.build(Path(folder), 4, 4, 2)
+        found = spin.explore(pan)
+        took = fastest(
+            {"debugreg": lambda: debugreg.check("linux", threads=1, **scope), "SPIN": lambda: spin.explore(pan)}, 5
+        )
+    show("", f"exploring the host's part, one thread: {found.states:,} states, {found.transitions - 1:,} transitions")
+    for name, seconds in took.items():
+        show(f"  {name:<38}{found.transitions / seconds / 1e6:>5.2f} million transitions/s")
+    return None
+
+
 def start_up() -> None:
     """Show what the package and the command line add to a start of Python."""
     bench = import_module("bench.bench_startup")
@@ -148,6 +167,7 @@ def main() -> None:
     operations()
     replay()
     explore()
+    beside_spin()
     start_up()
 
 

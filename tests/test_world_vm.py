@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import debugreg as dr
+from debugreg._vm.machine import Machine
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 FOLDERS = ("host", "mail", "anomalies", "kvm", "kernel", "guide", "emulated")
@@ -73,3 +74,29 @@ def test_what_is_missing_is_said_with_the_command_that_gets_it(tmp_path):
     assert "apt-get install" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not done.stdout
+
+
+def test_a_machine_that_hangs_is_started_again_once():
+    started, answers = [], [dr.WorldError("it has hung"), ("result", None, b"", b"")]
+
+    class Fake(Machine):
+        def __init__(self):
+            self._tell = None
+
+        def _start(self):
+            started.append(True)
+
+        def close(self):
+            pass
+
+        def _ask(self, message):
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    assert Fake().perform("task a", False, False) == ("result", None, b"", b"")
+    assert len(started) == 1
+    answers[:] = [dr.WorldError("it has hung")] * 2
+    with pytest.raises(dr.WorldError, match="in the scenario\ntask a"):
+        Fake().perform("task a", False, False)

@@ -25,8 +25,8 @@ __all__ = ["Machine"]
 BOOT = 180.0
 """Seconds until the first process answers: 10 on an idle machine."""
 
-ANSWER = 120.0
-"""Seconds for anything else. One fault of the emulator is that it hangs."""
+ANSWER = 60.0
+"""Seconds for anything else. The emulator may hang: then it is started again, once for a scenario."""
 
 # nokaslr: addresses of a kernel are the same in every boot, so that logs of two boots can be compared.
 APPEND = f"console=ttyS0 quiet nokaslr mitigations=off tsc=reliable panic=-1 LD_LIBRARY_PATH={initramfs.LIBRARIES}"
@@ -44,7 +44,12 @@ class Machine:
     """
 
     def __init__(self, series: str, tell: Callable[[str], None] | None) -> None:
-        emulator, self.kernel = find_emulator(tell), find_kernel(series, tell)
+        self._emulator, self.kernel = find_emulator(tell), find_kernel(series, tell)
+        self._tell = tell
+        self._start()
+
+    def _start(self) -> None:
+        emulator = self._emulator
         with ExitStack() as resources:
             self._console, self._errors, self._log = (
                 resources.enter_context(_memory(name)) for name in ("console", "errors", "steps")
@@ -84,7 +89,12 @@ class Machine:
         """End the machine."""
         self.close()
 
-    def perform(self, text: str, hazardous: bool, traced: bool) -> tuple[Any, Any, bytes, bytes]:  # noqa: FBT001 - a callback
+    def perform(
+        self,
+        text: str,
+        hazardous: bool,  # noqa: FBT001 - a callback
+        traced: bool,  # noqa: FBT001
+    ) -> tuple[Any, Any, bytes, bytes]:
         """Perform a scenario.
 
         Args:
@@ -96,17 +106,29 @@ class Machine:
             What `_core.KernelWorld.run` returned in the machine; the log, as `*.steps` writes it; the trace, if any.
 
         Raises:
-            WorldError: It does not answer, and is of no use any more.
+            WorldError: It does not answer, nor after it was started again.
         """
-        self._log.truncate(0)
+        message = (text, hazardous, traced)
         try:
-            self._line.send((text, hazardous, traced))
-            result, trouble, trace = self._receive(ANSWER)
-        except ConnectionError:
-            raise self._ended() from None
+            return self._ask(message)
+        except WorldError as error:
+            if self._tell:
+                self._tell(f"{error}; it is started again")
+        self.close()
+        self._start()
+        try:
+            return self._ask(message)
         except WorldError as error:
             # Which one it was is worth knowing.
             raise WorldError(f"{error}; in the scenario\n{text}") from None
+
+    def _ask(self, message: tuple[Any, ...]) -> tuple[Any, Any, bytes, bytes]:
+        self._log.truncate(0)
+        try:
+            self._line.send(message)
+        except ConnectionError:
+            raise self._ended() from None
+        result, trouble, trace = self._receive(ANSWER)
         return result, trouble, self._steps(), trace
 
     def _steps(self) -> bytes:

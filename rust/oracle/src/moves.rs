@@ -48,9 +48,9 @@ struct Logged {
 
 /// Adds to a report what a log says, and lets each line fail whose instructions are not the model's.
 ///
-/// Instructions of scenarios with two CPUs are not compared: their tasks sleep between the lines, and more is switched
-/// than the model knows; it is told as much of that as an emulator forgets by it. Nor are those of scenarios with guests,
-/// which leave more often than the scenario says (`guest`).
+/// Instructions of scenarios with two CPUs are not compared here: their tasks sleep between the lines, and more is
+/// switched than the model knows; it is told as much of that as an emulator forgets by it. Nor are those of scenarios with
+/// guests, which leave more often than the scenario says. Of both the trace tells (`traced.rs`).
 ///
 /// # Errors
 ///

@@ -93,19 +93,16 @@ fn untold(parsed: &Scenario, report: &Report) -> u32 {
     u32::MAX
 }
 
-/// The line of the scenario in whose phase it is fails: the last one that has begun.
+/// The line of the scenario in whose phase it is fails: the last one that has begun. What comes before the first is the
+/// world's own.
 fn blame(report: &mut Report, trace: &Trace, difference: Difference, unknown: u32) {
     let begun = trace.rows.iter().take_while(|row| row.line <= difference.line);
     let number = begun.filter_map(|row| match row.input {
         Input::Phase(at) => trace.phases[at].parse::<u32>().ok(),
         _ => None,
     });
-    let number = number.last().unwrap_or(0);
-    if number >= unknown {
-        return;
-    }
-    let at = report.steps.iter().rposition(|step| step.line <= number).unwrap_or(0);
-    if let Some(step) = report.steps.get_mut(at)
+    let Some(number) = number.last().filter(|&number| number < unknown) else { return };
+    if let Some(step) = report.steps.iter_mut().rfind(|step| step.line <= number)
         && step.ok != Some(false)
     {
         step.ok = Some(false);

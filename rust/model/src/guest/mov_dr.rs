@@ -185,6 +185,7 @@ impl Machine {
         let handling = policy.dr_access(&mut kvm);
         if let (DrHandling::Emulate, Some(value), Some(dr)) = (handling, access.write, Dr::from_number(access.dr))
             && !ignored
+            && (u32::try_from(value).is_ok() || matches!(dr, Dr::Address(_)))
         {
             if !lost {
                 common::set_dr(&mut kvm, dr, value);
