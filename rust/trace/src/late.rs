@@ -1,14 +1,13 @@
-//! What a CPU does because another one asks for it, by an interrupt: lines of its own may come before it is taken.
+//! What is done a little later than the line that asks for it ([`Asked`]): lines of the same CPU may come in between.
 //!
-//! The line of the call that asks tells when, but for that. So it is looked for in the windows from there on to the
-//! answer, and compared where it was done.
+//! It is looked for in the windows from there on to the line before which it is done, and compared where it was done.
 
 use std::borrow::Cow;
 
 use crate::input::{Done, Trace, Truth};
 use crate::predict::{Asked, Item};
 
-/// The items of a CPU, with what others asked for in the windows in which it was done.
+/// The items of a CPU, with what comes late in the windows in which it was done.
 pub(crate) fn placed<'a>(trace: &Trace, items: &'a [Item], asked: &[Asked], truth: &[Truth]) -> Cow<'a, [Item]> {
     let mut items = Cow::Borrowed(items);
     for asked in asked.iter().rev() {

@@ -50,13 +50,14 @@ pub(crate) enum Load {
     Hidden,
 }
 
-/// Items of one CPU that another one asked for, by an interrupt: they come when that is taken.
+/// Items that come a little later than the line that asks for them: another CPU did, by an interrupt, or a close, which
+/// kernels before 6.6 carry out when the call has returned (`____fput` as task work; `__fput_sync` since).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Asked {
     /// Where they are among the items.
     pub(crate) at: usize,
     pub(crate) count: usize,
-    /// The line before which the other one has its answer.
+    /// The line before which that is done.
     pub(crate) until: u32,
 }
 
@@ -66,8 +67,8 @@ pub(crate) struct Predictions {
     pub(crate) cpus: Vec<Vec<Item>>,
     /// By CPU: what others asked for.
     pub(crate) asked: Vec<Vec<Asked>>,
-    /// Who acts, and before which line its act is over.
-    acting: (CpuId, u32),
+    /// The CPU that acts at once, and before which line everything else is done.
+    acting: (Option<CpuId>, u32),
     /// By CPU: where its last window is.
     open: Vec<Option<usize>>,
 }
@@ -77,20 +78,25 @@ impl Predictions {
         Predictions {
             cpus: vec![Vec::new(); cpus],
             asked: vec![Vec::new(); cpus],
-            acting: (CpuId(0), 0),
+            acting: (None, 0),
             open: vec![None; cpus],
         }
     }
 
-    /// What follows is done by this CPU, and over before that line.
+    /// What follows is done by this CPU at once, by others before that line.
     pub(crate) fn act(&mut self, cpu: CpuId, until: u32) {
-        self.acting = (cpu, until);
+        self.acting = (Some(cpu), until);
+    }
+
+    /// What follows is done before that line.
+    pub(crate) fn act_late(&mut self, until: u32) {
+        self.acting = (None, until);
     }
 
     fn push(&mut self, cpu: CpuId, item: Item) {
         let at = self.cpus[cpu.index()].len();
         let (acting, until) = self.acting;
-        if cpu != acting {
+        if Some(cpu) != acting {
             let asked = &mut self.asked[cpu.index()];
             match asked.last_mut().filter(|last| last.until == until && last.at + last.count == at) {
                 Some(last) => last.count += 1,

@@ -343,6 +343,10 @@ impl<'a> Replayer<'a> {
             Input::Close { fd } => {
                 if let Some(counter) = self.descriptors.get_mut(&row.pid).and_then(|fds| fds.remove(&fd)) {
                     let task = self.task(row.pid, cpu);
+                    if let Some(predictions) = &mut self.watch.predictions {
+                        let returned = next_row(self.trace, cpu, self.at + 1);
+                        predictions.act_late(next_line(self.trace, cpu, returned + 1));
+                    }
                     self.close(task, counter);
                     self.events += 1;
                     self.end_altered(row.line);
@@ -531,12 +535,15 @@ impl<'a> Replayer<'a> {
     }
 }
 
-/// The line of the first row from this one on that a CPU prints for its task. (One that waits for others goes on
-/// balancing tasks.)
-fn next_line(trace: &Trace, cpu: CpuId, at: usize) -> u32 {
+/// The first row from this one on that a CPU prints for its task. (One that waits for others goes on balancing tasks.)
+fn next_row(trace: &Trace, cpu: CpuId, at: usize) -> usize {
     let rows = trace.rows.get(at..).unwrap_or_default();
-    let mut own = rows.iter().filter(|row| usize::from(row.cpu) == cpu.index());
-    own.find(|row| !matches!(row.input, Input::Migrate { .. })).map_or(u32::MAX, |row| row.line)
+    let is_own = |row: &Row| usize::from(row.cpu) == cpu.index() && !matches!(row.input, Input::Migrate { .. });
+    rows.iter().position(is_own).map_or(trace.rows.len(), |next| at + next)
+}
+
+fn next_line(trace: &Trace, cpu: CpuId, at: usize) -> u32 {
+    trace.rows.get(next_row(trace, cpu, at)).map_or(u32::MAX, |row| row.line)
 }
 
 // Bits of `perf_event_attr`'s flags (include/uapi/linux/perf_event.h).

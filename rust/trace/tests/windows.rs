@@ -84,6 +84,28 @@ fn what_one_cpu_asks_of_another_comes_before_the_answer() {
     assert!(!remote_close(&away, "").is_exact());
 }
 
+#[test]
+fn a_close_may_be_carried_out_after_its_return() {
+    let text = |end: [String; 2]| {
+        let begin = [
+            switch(0, "<idle>-0", "vmm-7"),
+            line("vmm-7", 0, &open(7, -1, 0x1000)),
+            line("vmm-7", 0, "install: (arch_install_hw_breakpoint+0x4/0x110) addr=0x1000 type=2 len=8"),
+            line("vmm-7", 0, "sys_perf_event_open -> 0x3"),
+            line("vmm-7", 0, "sys_close(fd: 3)"),
+        ];
+        begin.concat() + &end.concat() + &switch(0, "vmm-7", "<idle>-0")
+    };
+    let returns = || line("vmm-7", 0, "sys_close -> 0x0");
+    let uninstall = || line("vmm-7", 0, UNINSTALL);
+    for end in [[uninstall(), returns()], [returns(), uninstall()]] {
+        let verify = verify(&text(end));
+        assert!(verify.is_exact(), "{verify:#?}");
+        assert_eq!(verify.uninstall.matched, 1);
+    }
+    assert!(!verify(&text([returns(), String::new()])).is_exact());
+}
+
 /// The lines of an exit: what comes before `sched_process_exit`.
 fn exits(before: &[String]) -> Verify {
     let text = [
