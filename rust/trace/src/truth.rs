@@ -141,7 +141,11 @@ pub(crate) fn observed(steps: &[Step], places: &[Place], guests: &Guests) -> Vec
         };
         // On VMX a reading-back ends so, too.
         let reads_back = matches!(previous[cpu].replace(step.what), Some(What::Read { dr: 0..=3 }));
-        if step.is_kernel() && !reads_back && matches!(handler, Handler::None) && Handler::begins(&steps[at..]) {
+        if step.is_kernel()
+            && !reads_back
+            && matches!(handler, Handler::None | Handler::InKernel(_))
+            && Handler::begins(&steps[at..])
+        {
             *handler = Handler::InKernel(0);
         }
         left[cpu] &= value.is_none() || !step.is_kernel();
