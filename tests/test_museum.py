@@ -51,8 +51,12 @@ def test_a_finding_is_found(finding: Finding) -> None:
 BESIDES = {"kgdb", "wide-local", "nmi", "pinned", "inherit"}
 
 
-@pytest.mark.parametrize("vendor", ["amd", "intel"])
-@pytest.mark.parametrize("kind", [kind for kind, usual, _ in dr.event_kinds() if not usual and kind not in BESIDES])
+KINDS = [kind for kind, usual, _ in dr.event_kinds() if not usual and kind not in BESIDES]
+# On AMD a debugger's GD is a finding.
+PLACES = [(kind, vendor) for kind in KINDS for vendor in ("amd", "intel") if (kind, vendor) != ("debug-gd", "amd")]
+
+
+@pytest.mark.parametrize(("kind", "vendor"), PLACES)
 def test_nothing_is_found_elsewhere(kind: str, vendor: Literal["amd", "intel"]) -> None:
     cpus = 2 if kind in {"migrate", "hotplug"} else 1
     verdict = dr.check("linux-fixed", vendor=vendor, events=f"+{kind}", cpus=cpus, nmi=cpus == 1)

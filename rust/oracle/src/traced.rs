@@ -67,6 +67,7 @@ pub fn compare_trace(
 fn untold(parsed: &Scenario, report: &Report) -> u32 {
     let mut holders = BTreeSet::new();
     let mut reach = BTreeSet::new();
+    let mut debugged = BTreeSet::new();
     for (line, step) in parsed.lines.iter().zip(&report.steps) {
         let dies = step.observed.as_ref().is_some_and(|observed| observed.contains("sigtrap"));
         let is_untold = match line.event {
@@ -82,6 +83,15 @@ fn untold(parsed: &Scenario, report: &Report) -> u32 {
             Event::TaskAccess { task, .. } => dies && holders.contains(&task),
             // Two interrupts of another CPU: what it does between them depends on how fast they come.
             Event::Modify(counter, _) => reach.contains(&counter),
+            Event::SetGuestDebug(vcpu, debug) => {
+                debugged.retain(|&other| other != vcpu);
+                debugged.extend((debug.control != 0).then_some(vcpu));
+                false
+            }
+            // KVM's emulator found the guest's GD by itself, and cleared it.
+            Event::MovToDr { vcpu, .. } | Event::MovFromDr { vcpu, .. } => {
+                debugged.contains(&vcpu) && step.observed.as_ref().is_some_and(|observed| observed.starts_with("#DB"))
+            }
             // It reaches the vCPU without a system call of its thread.
             Event::Init(_) => true,
             _ => false,
