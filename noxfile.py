@@ -130,5 +130,5 @@ def sdist(session: nox.Session) -> None:
         session.install(f"debugreg[test] @ {archive.as_uri()}", env={"CARGO_TARGET_DIR": str(ROOT / "target")})
         session.chdir(unpacked)
         # Whether it is all there shows without those that take long.
-        long = "museum", "compare", "check", "conform", "world_guests", "world_kernel", "world_vm"
+        long = "museum", "compare", "check", "conform", "replay", "spin", "world_guests", "world_kernel", "world_vm"
         session.run("pytest", *(f"--ignore=tests/test_{name}.py" for name in long))
