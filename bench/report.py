@@ -118,7 +118,8 @@ def beside_spin() -> None:
     """Show how fast the host's part is explored, beside SPIN on the same in Promela; one thread each."""
     spin = import_module("bench.spin")
     if spin.MISSING:
-        return show("", f"SPIN: needs {' and '.join(spin.MISSING)} (apt-get install spin gcc)")
+        show("", f"SPIN: needs {' and '.join(spin.MISSING)} (apt-get install spin gcc)")
+        return
     scope = {"vcpus": 0, "slots": 4, "counters": 4, "addresses": 2, "events": spin.EVENTS, "symmetry": False}
     with TemporaryDirectory() as folder:
         pan = spin.build(Path(folder), 4, 4, 2)
@@ -129,7 +130,6 @@ def beside_spin() -> None:
     show("", f"exploring the host's part, one thread: {found.states:,} states, {found.transitions - 1:,} transitions")
     for name, seconds in took.items():
         show(f"  {name:<38}{found.transitions / seconds / 1e6:>5.2f} million transitions/s")
-    return None
 
 
 def start_up() -> None:

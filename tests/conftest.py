@@ -1,4 +1,4 @@
-"""What several test modules need: the command line as a user runs it, the repository, the shipped trace."""
+"""What several test modules need: the command line as a user runs it, the repository, the shipped trace, a machine."""
 
 import gzip
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import debugreg as dr
 from debugreg._compare import shipped_trace
 
 
@@ -86,3 +87,11 @@ def write_scenario(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def m():
+    """Return a machine of two CPUs; qemu runs on cpu0, sh waits there, make runs on cpu1."""
+    machine = dr.Machine(cpus=2)
+    machine.qemu, machine.sh, machine.make = machine.task("qemu"), machine.task("sh"), machine.task("make", cpu=1)
+    return machine

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import termios
+from contextlib import nullcontext
 
 from debugreg import _core
-from debugreg._record import Recorder
 from debugreg._vm.line import Line
+from debugreg._vm.record import Recorder
 
 __all__ = ["main"]
 
@@ -51,13 +52,12 @@ def main() -> None:
     line.send((os.uname().release,))
     (policy,) = line.receive()
     world = _core.KernelWorld(policy)
-    with Recorder() as recorder:
-        while True:
-            text, hazardous, traced = line.receive()
-            if traced:
-                recorder.start()
+    recorder = Recorder()
+    while True:
+        text, hazardous, traced = line.receive()
+        with recorder if traced else nullcontext():
             result, mistake = world.run(text, hazardous)
-            line.send((result, mistake, recorder.stop() if traced else b""))
+        line.send((result, mistake, recorder.lines() if traced else b""))
 
 
 def _read(path: str) -> bytes:

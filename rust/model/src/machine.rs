@@ -1,7 +1,7 @@
 //! The machine: CPUs, tasks, counters, contexts and vCPUs as one value; an event in, an outcome out.
 
 use debugreg::announce::{self, Loan};
-use debugreg::{Bank, Cost, Slot, bank};
+use debugreg::{Bank, Cost, Dr7, Slot, bank};
 
 use crate::context::Context;
 use crate::counter::{Counter, Origin};
@@ -26,6 +26,15 @@ pub enum Vendor {
 }
 
 impl Vendor {
+    /// DR7 as the exit of a #DB saves it: on SVM as a handler would have found it, without GD (APM vol. 2, 15.12.2); on VMX
+    /// as it was.
+    pub const fn dr7_after_db(self, dr7: u64) -> u64 {
+        match self {
+            Vendor::Intel => dr7,
+            Vendor::Amd => dr7 & !Dr7::GD,
+        }
+    }
+
     /// As the command line writes it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -60,7 +60,7 @@ pub enum Mark {
     Sync,
     /// The guest is entered.
     Entry,
-    /// What an NMI came for is done: everything is disarmed.
+    /// The handler of an NMI begins: everything is disarmed.
     Nmi,
 }
 

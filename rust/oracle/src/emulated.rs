@@ -31,7 +31,7 @@ pub(crate) fn mark_phase(number: u32) {
     let _ = std::fs::write(TRACE_MARKER, format!("phase {number}:"));
 }
 
-/// Of the instance that records (python/debugreg/_record.py).
+/// Of the instance that records (python/debugreg/_vm/record.py).
 const TRACE_MARKER: &str = "/sys/kernel/tracing/instances/debugreg/trace_marker";
 
 /// Marks the log: the line was not performed, nor will any other be.

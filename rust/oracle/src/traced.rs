@@ -71,14 +71,18 @@ fn untold(parsed: &Scenario, report: &Report) -> u32 {
     for (line, step) in parsed.lines.iter().zip(&report.steps) {
         let dies = step.observed.as_ref().is_some_and(|observed| observed.contains("sigtrap"));
         let is_untold = match line.event {
-            Event::PerfEventOpen { by, task, .. } if task != Some(by) => {
-                holders.insert(by);
-                if let Some(Expectation::Bind(counter)) = line.expectation {
-                    reach.insert(counter);
+            Event::PerfEventOpen { by, attr, task, .. } => {
+                let is_own = task == Some(by);
+                if !is_own || attr.inherit {
+                    holders.insert(by);
+                }
+                if let (false, Some(Expectation::Bind(counter))) = (is_own, &line.expectation) {
+                    reach.insert(*counter);
                 }
                 false
             }
-            // The driver has the descriptors too, which shows in no line, and keeps the counters in the registers.
+            // The driver has the descriptors too, which shows in no line, and keeps counters in the registers that are not
+            // those of who ends.
             Event::Exit(task) => holders.contains(&task),
             Event::TaskAccess { task, .. } => dies && holders.contains(&task),
             // Two interrupts of another CPU: what it does between them depends on how fast they come.

@@ -1,7 +1,5 @@
 //! What guests did to their own registers between two VMRUNs: input that only a steps file has.
 
-use std::collections::HashSet;
-
 use debugreg::{Dr, Registers};
 
 use crate::input::{Input, Trace, Why};
@@ -21,6 +19,8 @@ pub(crate) struct Mov {
 /// One stay in the guest.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Run {
+    /// The line of the entry; 0 if that is not in the trace.
+    pub(crate) line: u32,
     /// What it executed without an exit.
     pub(crate) executed: Vec<Mov>,
     /// The access that exited and ended the stay.
@@ -34,8 +34,6 @@ pub(crate) struct Run {
 pub(crate) struct Guests {
     /// By entry row of the trace, in order: in the stay that it begins.
     pub(crate) runs: Vec<Run>,
-    /// The lines of the entries whose stays end in #DB.
-    pub(crate) ends_in_db: HashSet<u32>,
     /// By CPU: in the stay that was begun before the first line.
     pub(crate) begun: Vec<Run>,
     /// What was written before the first line, if it was by the one vCPU that the trace has.
@@ -45,8 +43,7 @@ pub(crate) struct Guests {
 /// Lays the steps of guests beside the entries of the trace.
 pub(crate) fn guests(trace: &Trace, steps: &[Step], places: &[Place]) -> Guests {
     let entries = trace.rows.iter().filter(|row| matches!(row.input, Input::Entry { .. }));
-    let entries: Vec<u32> = entries.map(|row| row.line).collect();
-    let mut stays = vec![Run::default(); entries.len()];
+    let mut stays: Vec<Run> = entries.map(|row| Run { line: row.line, ..Run::default() }).collect();
     let mut begun = vec![Run::default(); places.len()];
     let mut before = Registers::RESET;
     // By CPU: the number of its next mark, and in which stay its guest is, if it is in one.
@@ -60,7 +57,7 @@ pub(crate) fn guests(trace: &Trace, steps: &[Step], places: &[Place]) -> Guests 
             What::VmRun => {
                 let anchor = places[cpu].anchor(next[cpu]);
                 current[cpu] = match anchor {
-                    Some(Anchor::Entry { window }) => entries.binary_search(&window).ok().map(Stay::Shown),
+                    Some(Anchor::Entry { window }) => at_line(&stays, window).map(Stay::Shown),
                     Some(_) => None,
                     None if places[cpu].is_after(next[cpu]) => None,
                     None => {
@@ -104,8 +101,18 @@ pub(crate) fn guests(trace: &Trace, steps: &[Step], places: &[Place]) -> Guests 
     }
     set_trapped_apart(trace, &mut stays, &mut begun);
     let before = if has_one_vcpu(trace) { before } else { Registers::RESET };
-    let ends_in_db = entries.iter().zip(&stays).filter(|(_, stay)| stay.ends_in_db).map(|(&line, _)| line).collect();
-    Guests { runs: stays, ends_in_db, begun, before }
+    Guests { runs: stays, begun, before }
+}
+
+fn at_line(runs: &[Run], line: u32) -> Option<usize> {
+    runs.binary_search_by_key(&line, |run| run.line).ok()
+}
+
+impl Guests {
+    /// The stay that the entry of this line begins.
+    pub(crate) fn run(&self, line: u32) -> Option<&Run> {
+        at_line(&self.runs, line).map(|at| &self.runs[at])
+    }
 }
 
 fn has_one_vcpu(trace: &Trace) -> bool {
@@ -141,7 +148,10 @@ fn set_trapped_apart(trace: &Trace, stays: &mut [Run], begun: &mut [Run]) {
                 entries += 1;
             }
             Input::KvmExit { why, .. } => {
-                is_in[cpu] = false;
+                // Where events were lost, one exit may follow another.
+                if !std::mem::replace(&mut is_in[cpu], false) && last[cpu].is_some() {
+                    continue;
+                }
                 let stay = match last[cpu] {
                     Some(at) => &mut stays[at],
                     None => &mut begun[cpu],
@@ -156,6 +166,7 @@ fn set_trapped_apart(trace: &Trace, stays: &mut [Run], begun: &mut [Run]) {
         }
     }
     for (_, last) in is_in.into_iter().zip(last).filter(|&(is_in, _)| is_in) {
-        stays[last.expect("entered")] = Run::default();
+        let stay = &mut stays[last.expect("entered")];
+        *stay = Run { line: stay.line, ..Run::default() };
     }
 }

@@ -3,8 +3,9 @@
 //! Some rows act at another place than where they stand. An open acts before its `->` line: at the end of the call, or,
 //! if the caller slept in it (the machine's first task breakpoint patches a static key), in the stretch in which it was
 //! next switched in. An exiting task's counters leave the registers early in `do_exit`, so before `sched_process_exit`:
-//! in the first stretch after its last voluntary switch, whoever preempted it since. What a modify wants is printed
-//! before the ioctl that wants it. The value of a guest's DR7 comes after the exit that it belongs to.
+//! in the first stretch after its last voluntary switch, whoever preempted it or whatever it waited for since, unless
+//! something was installed for it later. An exec likewise. What a modify wants is printed before the ioctl that wants it.
+//! The value of a guest's DR7 comes after the exit that it belongs to.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -14,7 +14,7 @@ use debugreg_model::{
 
 use crate::input::{Input, Row, Trace};
 use crate::observe::{Observed, Observer};
-use crate::predict::Predictions;
+use crate::predict::{Predictions, Window};
 use crate::strangers::Unseen;
 use crate::verify::{Verify, verify};
 use descriptors::{Interrupt, changes, wanted};
@@ -87,6 +87,13 @@ struct Watch {
     line: u32,
     observer: Observer,
     predictions: Option<Predictions>,
+}
+
+impl Watch {
+    /// The window that is open on a CPU, if somebody wants to compare.
+    fn window(&mut self, cpu: CpuId) -> Option<&mut Window> {
+        self.predictions.as_mut()?.window(cpu)
+    }
 }
 
 impl Probe for Watch {

@@ -115,10 +115,11 @@ pub(crate) fn observed(steps: &[Step], places: &[Place], guests: &Guests) -> Vec
                 if left[cpu] {
                     observed.find_loads();
                     last[cpu] = None;
-                    doubtful[cpu] = match place.anchor(next[cpu]) {
-                        Some(Anchor::Entry { window }) => guests.ends_in_db.contains(&window),
-                        _ => false,
+                    let run = match place.anchor(next[cpu]) {
+                        Some(Anchor::Entry { window }) => guests.run(window),
+                        _ => None,
                     };
+                    doubtful[cpu] = run.is_some_and(|run| run.ends_in_db);
                 }
                 match place.anchor(next[cpu]) {
                     Some(anchor) => observed.anchors.push((anchor, observed.movs.len())),

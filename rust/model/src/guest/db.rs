@@ -74,13 +74,13 @@ impl Machine {
         Outcome::Exception { vector: Vector::Debug, dr6: self.guest_dr(id, cpu, Dr::Status), fault: is_fault }
     }
 
-    /// What the processor does to DR6 and DR7 before a #DB is intercepted. On SVM what is saved is what the handler would
-    /// have found (APM vol. 2, 15.12.2); on VMX nothing changes.
+    /// What the processor does to DR6 and DR7 before a #DB is intercepted: what it does for a handler on SVM (and under
+    /// PVM, where the host has one), and nothing on VMX.
     pub(super) fn hardware_db(&mut self, cpu: CpuId, events: u64) {
         if self.is_amd() || self.policy.world() == World::Software {
             let hardware = &mut self.cpus[cpu.index()].bank.hardware;
             hardware.dr6 = raised(hardware.dr6, events);
-            hardware.dr7 &= !Dr7::GD;
+            hardware.dr7 = Vendor::Amd.dr7_after_db(hardware.dr7);
         }
     }
 

@@ -201,22 +201,17 @@ fn guest_access(machine: &Machine, id: VcpuId, access: Access, insn: Insn, emula
         return Expected::Nothing;
     }
     if vcpu.debugger_owns() {
-        return Expected::Told { events, dr7: after_db(machine, vcpu.debug.dr7) };
+        return Expected::Told { events, dr7: machine.options.vendor.dr7_after_db(vcpu.debug.dr7) };
     }
     if events & Dr6::BS != 0 {
-        return Expected::Told { events: Dr6::BS, dr7: after_db(machine, vcpu.own.dr7) };
+        return Expected::Told { events: Dr6::BS, dr7: machine.options.vendor.dr7_after_db(vcpu.own.dr7) };
     }
     if vcpu.nested.is_some_and(|nested| nested.intercepts_db) && !emulated {
         let is_amd = machine.options.vendor == Vendor::Amd;
         let dr6 = if is_amd { Dr6(vcpu.own.dr6).after_db(events).0 } else { Dr6::from_events(events).0 };
-        return Expected::Nested { dr6, dr7: after_db(machine, vcpu.own.dr7) };
+        return Expected::Nested { dr6, dr7: machine.options.vendor.dr7_after_db(vcpu.own.dr7) };
     }
     Expected::Db { fault: executes }
-}
-
-/// DR7 as the exit of a #DB shows it: on SVM as a handler would have found it (APM vol. 2, 15.12.2).
-fn after_db(machine: &Machine, dr7: u64) -> u64 {
-    if machine.options.vendor == Vendor::Amd { dr7 & !Dr7::GD } else { dr7 }
 }
 
 fn mov_dr(machine: &Machine, id: VcpuId, number: u8, write: Option<u64>, cpl: u8) -> Expected {
@@ -234,7 +229,7 @@ fn mov_dr(machine: &Machine, id: VcpuId, number: u8, write: Option<u64>, cpl: u8
     }
     let in_force = if vcpu.debugger_owns() { vcpu.debug.dr7 } else { vcpu.own.dr7 };
     if in_force & Dr7::GD != 0 {
-        let told = Expected::Told { events: Dr6::BD, dr7: after_db(machine, vcpu.debug.dr7) };
+        let told = Expected::Told { events: Dr6::BD, dr7: machine.options.vendor.dr7_after_db(vcpu.debug.dr7) };
         return if vcpu.debugger_owns() { told } else { Expected::Db { fault: true } };
     }
     match write {

@@ -34,7 +34,7 @@ pub enum Event<'a> {
         /// Its id, which may have been another thread's.
         pid: i32,
     },
-    /// `sched_process_exit`. What the task had open is already closed.
+    /// `sched_process_exit`. The task's own counters have left the registers already.
     ProcessExit {
         /// The task that ends.
         pid: i32,

@@ -1,7 +1,7 @@
 //! The guests of a trace: entries, exits, what they did in between, and what the lines tell of their registers.
 
-use debugreg::{Dr, Dr6, Dr7};
-use debugreg_model::{CpuId, DrAccess, Event, ExitReason, GuestDebug, VcpuId, Vendor};
+use debugreg::{Dr, Dr6};
+use debugreg_model::{CpuId, DrAccess, Event, ExitReason, GuestDebug, VcpuId};
 
 use super::{Interrupt, Replayer};
 use crate::guest::{Mov, Run};
@@ -234,9 +234,7 @@ impl Replayer<'_> {
 
     /// What is told of the registers that an entry loads.
     fn tell_of_entry(&mut self, vcpu: VcpuId, cpu: CpuId) {
-        let Some(window) = self.watch.predictions.as_mut().and_then(|predictions| predictions.window(cpu)) else {
-            return;
-        };
+        let Some(window) = self.watch.window(cpu) else { return };
         let told = self.told[vcpu.index()];
         let debugger_owns = self.machine.vcpu(vcpu).debugger_owns();
         window.vcpu = Some(vcpu);
@@ -256,21 +254,12 @@ impl Replayer<'_> {
         let open = self.machine.vcpu(vcpu).wont_exit;
         let told = &mut self.told[vcpu.index()];
         let was_told = std::mem::replace(&mut told.window, true);
-        if let Some(window) = self.watch.predictions.as_mut().and_then(|predictions| predictions.window(cpu)) {
+        if let Some(window) = self.watch.window(cpu) {
             window.sync_told = was_told && (!open || told.debugger == Debugger::Told);
             window.vcpu = Some(vcpu);
             window.guest = self.machine.vcpu(vcpu).own;
             window.addresses_told = told.addresses;
             window.control_told = control_told;
-        }
-    }
-
-    /// The VMCB has DR7 as a #DB handler would have found it (APM vol. 2, 15.12.2).
-    fn tell_of_detection(&mut self, cpu: CpuId) {
-        if self.machine.options.vendor == Vendor::Amd
-            && let Some(window) = self.watch.predictions.as_mut().and_then(|predictions| predictions.window(cpu))
-        {
-            window.guest.dr7 &= !Dr7::GD;
         }
     }
 
@@ -280,6 +269,7 @@ impl Replayer<'_> {
             Some(vcpu) => vcpu,
             None => self.find(row, cpu, number),
         };
+        let vendor = self.machine.options.vendor;
         let stay = self.stays.remove(&vcpu).unwrap_or_default();
         let told = &mut self.told[vcpu.index()];
         let control_told = told.control && self.trace.steps.is_some();
@@ -292,8 +282,10 @@ impl Replayer<'_> {
             self.machine.observe_guest_dr(vcpu, Dr::Control, dr7);
         }
         self.tell_of_exit(vcpu, cpu, control_told);
-        if stay.detected {
-            self.tell_of_detection(cpu);
+        if stay.detected
+            && let Some(window) = self.watch.window(cpu)
+        {
+            window.guest.dr7 = vendor.dr7_after_db(window.guest.dr7);
         }
         let guest = self.uses_registers(vcpu);
         let reason = match why {

@@ -11,18 +11,23 @@ __all__ = ["offset_of"]
 
 MAGIC = 0xEB9F
 
-STRUCT, UNION = 4, 5
+# BTF_KIND_*.
+INT, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC, DECL_TAG, ENUM64 = 1, 3, 4, 5, 6, 13, 14, 15, 17, 19
 
-# Bytes that follow a type of this kind, for each of the things it has (vlen), and once.
-PER_MEMBER = {STRUCT: 12, UNION: 12, 6: 8, 13: 8, 15: 12, 19: 12}
-ONCE = {1: 4, 3: 12, 14: 4, 17: 4}
+# Bytes that follow a type of this kind, for each of the things it has (vlen), and once; none after other kinds.
+PER_MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
+ONCE = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
 
 
-def offset_of(btf: bytes, structure: str, member: str) -> int | None:
-    """Return the offset of a member in bytes; `None` if there is no such thing."""
+def offset_of(btf: bytes, structure: str, member: str) -> int:
+    """Return the offset of a member in bytes.
+
+    Raises:
+        LookupError: There is no such thing.
+    """
     magic, _, _, header, types, types_length, strings, strings_length = struct.unpack_from("<HBBIIIII", btf)
     if magic != MAGIC:
-        return None
+        raise LookupError(f"this is no BTF: it begins with {magic:#x}")
     names = btf[header + strings : header + strings + strings_length]
     wanted = [names.find(b"\0" + name.encode() + b"\0") + 1 for name in (structure, member)]
     at, end = header + types, header + types + types_length
@@ -38,4 +43,4 @@ def offset_of(btf: bytes, structure: str, member: str) -> int | None:
                 if member_name == wanted[1]:
                     return int(offset & bits) // 8
         at += PER_MEMBER.get(kind, 0) * count + ONCE.get(kind, 0)
-    return None
+    raise LookupError(f"{structure}.{member}: the kernel tells of no such thing")
