@@ -304,7 +304,7 @@ impl Machine {
         let class = if leader.attr.pinned { Class::ALL } else { Class::FLEXIBLE };
         let (cpu_wide, pinned) = (leader.target.is_none(), leader.attr.pinned);
         let task = self.cpu(cpu).task_context.or_else(|| {
-            let context = self.task(self.cpu(cpu).running).context;
+            let context = self.task(self.running(cpu)).context;
             context.filter(|_| !cpu_wide)
         });
         if let Some(task) = task {
@@ -520,7 +520,7 @@ impl Machine {
 
     /// See [`Machine::perf_sched_out_cpu`].
     pub(crate) fn perf_sched_in_cpu<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) {
-        let task = self.task(self.cpu(cpu).running).context;
+        let task = self.task(self.running(cpu)).context;
         self.sched_in_all(cpu, task, probe);
     }
 

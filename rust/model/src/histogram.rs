@@ -145,7 +145,7 @@ impl Machine {
     fn cpus_of(&self, cpu: Option<CpuId>) -> impl Iterator<Item = CpuId> + '_ {
         let online = self.policy.has(Delta::HB22);
         let all = (0..self.cpu_count()).map(CpuId::from);
-        all.filter(move |&of| cpu.map_or(!online || self.cpu(of).is_online, |cpu| of == cpu))
+        all.filter(move |&of| cpu.map_or(!online || self.is_online(of), |cpu| of == cpu))
     }
 
     /// A task's other events, or -1 if one of them is bound to a CPU.
@@ -174,8 +174,8 @@ impl Machine {
     /// Whether the numbers are what a count gives: the law that holds the two together.
     pub fn histogram_is_true(&self) -> bool {
         let mut fresh = self.clone();
-        fresh.histogram = Histogram::new(self.cpu_count());
-        let counters = std::mem::take(&mut fresh.counters);
+        *fresh.histogram = Histogram::new(self.cpu_count());
+        let counters = std::mem::take(&mut *fresh.counters);
         for counter in counters {
             fresh.counters.push(counter);
             if counter.is_live() {
@@ -187,6 +187,7 @@ impl Machine {
                 fresh.histogram.toggle_cpu(cpu, 1);
             }
         }
-        Histogram { global: 0, ..fresh.histogram } == Histogram { global: 0, ..self.histogram.clone() }
+        let but_global = |machine: &Machine| Histogram { global: 0, ..(*machine.histogram).clone() };
+        but_global(&fresh) == but_global(self)
     }
 }

@@ -253,7 +253,7 @@ impl Machine {
     /// Who has a slot, and what he watches.
     fn owner_of<P: Probe>(&mut self, cpu: CpuId, slot: Slot, probe: &mut P) -> (Option<Keeper>, Kind) {
         if self.policy.host == HostHalf::Thread {
-            let owner = self.task(self.cpu(cpu).running).thread.owner[slot.index()];
+            let owner = self.task(self.running(cpu)).thread.owner[slot.index()];
             return (owner.map(Keeper::Counter), owner.map_or(Kind::Write, |id| self.counter(id).info.kind));
         }
         let word = On { machine: self, cpu, probe }.load(Word::Owner(slot));

@@ -69,7 +69,7 @@ impl Machine {
         self.reserve(task, cpu)?;
         let info = parse(&attr, Capabilities::Root, &self.options)
             .map_err(|refusal| self.refused_after_slot(refusal, task, cpu))?;
-        if cpu.is_some_and(|cpu| !self.cpu(cpu).is_online) {
+        if cpu.is_some_and(|cpu| !self.is_online(cpu)) {
             return Err(Refusal::new(Errno::ENODEV, "the CPU is offline"));
         }
         let id = self.create(attr, info, task, cpu, origin);
@@ -124,11 +124,11 @@ impl Machine {
     /// A CPU goes offline: who runs there runs nowhere, and the CPU's own counters leave their context for good, though
     /// not their slots.
     pub(crate) fn offline<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) -> Result<Outcome, Misuse> {
-        if !self.cpu(cpu).is_online {
+        if !self.is_online(cpu) {
             return Ok(Outcome::Ok);
         }
         self.host_cpu(cpu)?;
-        if self.cpus.iter().filter(|cpu| cpu.is_online).count() == 1 {
+        if self.online_cpus().len() == 1 {
             return Ok(Outcome::Refused(Refusal::new(Errno::EBUSY, "the last CPU cannot go offline")));
         }
         self.sched_switch(cpu, TaskId::IDLE, probe);
@@ -136,26 +136,26 @@ impl Machine {
         for id in self.context(context).counters().collect::<Vec<_>>() {
             self.remove_from_context(id, probe);
         }
-        self.cpus[cpu.index()].is_online = false;
+        self.turns[cpu.index()].is_online = false;
         Ok(Outcome::Ok)
     }
 
     /// A CPU comes up. Nothing that was bound to it comes back.
     pub(crate) fn bring_online<P: Probe>(&mut self, cpu: CpuId, probe: &mut P) -> Outcome {
-        if !self.cpu(cpu).is_online {
+        if !self.is_online(cpu) {
             bank::bring_up(&mut On { machine: self, cpu, probe });
-            self.cpus[cpu.index()].is_online = true;
+            self.turns[cpu.index()].is_online = true;
         }
         Outcome::Ok
     }
 
     /// The CPUs that are there.
     pub(crate) fn online_cpus(&self) -> Vec<CpuId> {
-        (0..self.cpu_count()).map(CpuId::from).filter(|&cpu| self.cpu(cpu).is_online).collect()
+        (0..self.cpu_count()).map(CpuId::from).filter(|&cpu| self.is_online(cpu)).collect()
     }
 
     /// A CPU is online.
     pub(crate) fn online(&self, cpu: CpuId) -> Result<(), Misuse> {
-        if self.cpu(cpu).is_online { Ok(()) } else { Err(Misuse::Offline(cpu)) }
+        if self.is_online(cpu) { Ok(()) } else { Err(Misuse::Offline(cpu)) }
     }
 }

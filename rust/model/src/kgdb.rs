@@ -208,7 +208,7 @@ impl Machine {
         self.kgdb_disable(master, probe);
         self.debugger.stopped.push(Stopped { cpu: master, nmi: None, guest: None, entered: None });
         for cpu in self.online_cpus().into_iter().filter(|&cpu| cpu != master) {
-            let guest = self.cpu(cpu).guest;
+            let guest = self.guest(cpu);
             if let Some(guest) = guest {
                 self.nmi_exit(guest, cpu);
             }
@@ -379,7 +379,7 @@ impl Machine {
         for (cpu, part) in entry.parts {
             // `hw_break_release_slot` asks the CPUs that are online: on one that is away the event keeps its slot, and is
             // still in the shadow when that CPU comes back.
-            if self.cpu(cpu).is_online || !matches!(part, Part::Event(_)) {
+            if self.is_online(cpu) || !matches!(part, Part::Event(_)) {
                 self.kgdb_give_back(cpu, part, entry.bp, probe);
             }
         }

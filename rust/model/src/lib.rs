@@ -22,6 +22,7 @@ pub mod laws;
 mod machine;
 pub mod mutant;
 mod owed;
+mod part;
 mod perf;
 pub mod policy;
 mod ptrace;

@@ -9,6 +9,7 @@ use crate::event::{Event, Holder, Kgdb, Misuse, Nmi, Outcome};
 use crate::histogram::Histogram;
 use crate::kgdb::Debugger;
 use crate::mutant::Mutant;
+use crate::part::Part;
 use crate::policy::{Delta, HostHalf, Policy, WORDS};
 use crate::step::{Mark, On, Probe, counter_of};
 use crate::task::{Capabilities, Life, Task};
@@ -105,16 +106,10 @@ impl Default for Options {
 pub struct Cpu {
     /// Its slots and registers.
     pub bank: Bank,
-    /// Who runs.
-    pub running: TaskId,
-    /// The vCPU whose guest runs, between VM entry and VM exit.
-    pub guest: Option<VcpuId>,
     /// The counters bound to it.
     pub(crate) context: ContextId,
     /// By slot: when kgdb took it.
     pub announced: [u64; 4],
-    /// Whether it is there.
-    pub is_online: bool,
     /// Under the delta `announce`: what a guest was lent, from its entry to its exit.
     pub(crate) loan: Option<Loan>,
     /// What a policy that is not of this crate remembers of it.
@@ -123,6 +118,17 @@ pub struct Cpu {
     pub(crate) watchpoints: Watchpoints,
     /// The task context that is scheduled in (`cpuctx->task_ctx`).
     pub(crate) task_context: Option<ContextId>,
+}
+
+/// Who has a CPU.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Turn {
+    /// Who runs.
+    pub(crate) running: TaskId,
+    /// The vCPU whose guest runs, between VM entry and VM exit.
+    pub(crate) guest: Option<VcpuId>,
+    /// Whether it is there.
+    pub(crate) is_online: bool,
 }
 
 /// Everything.
@@ -134,13 +140,19 @@ pub struct Machine {
     pub policy: Policy,
     /// What is wrong with it, on purpose.
     pub mutant: Option<Mutant>,
-    pub(crate) cpus: Vec<Cpu>,
-    pub(crate) tasks: Vec<Task>,
-    pub(crate) contexts: Vec<Context>,
-    pub(crate) counters: Vec<Counter>,
-    pub(crate) vcpus: Vec<Vcpu>,
-    pub(crate) debugger: Debugger,
-    pub(crate) histogram: Histogram,
+    pub(crate) cpus: Vec<Part<Cpu>>,
+    /// By CPU.
+    pub(crate) turns: Vec<Part<Turn>>,
+    pub(crate) tasks: Vec<Part<Task>>,
+    pub(crate) contexts: Part<Vec<Context>>,
+    pub(crate) counters: Part<Vec<Counter>>,
+    pub(crate) vcpus: Vec<Part<Vcpu>>,
+    /// By vCPU: whether its thread is inside KVM_RUN, on its CPU, between `vcpu_load` and `vcpu_put`.
+    pub(crate) in_run: Vec<Part<bool>>,
+    /// By vCPU: the thread that runs it.
+    threads: Vec<TaskId>,
+    pub(crate) debugger: Part<Debugger>,
+    pub(crate) histogram: Part<Histogram>,
     /// How many things have happened: additions of tasks and vCPUs, and events.
     pub(crate) clock: u64,
 }
@@ -148,29 +160,31 @@ pub struct Machine {
 impl Machine {
     /// A machine after power-on: every CPU idle, nothing set.
     pub fn new(options: Options, policy: Policy) -> Machine {
-        let cpus = (0..options.cpus).map(|cpu| Cpu {
-            bank: Bank::RESET,
-            watchpoints: Watchpoints::default(),
-            words: [0; WORDS],
-            running: TaskId::IDLE,
-            guest: None,
-            context: ContextId::from(cpu),
-            announced: [0; 4],
-            is_online: true,
-            loan: None,
-            task_context: None,
+        let cpus = (0..options.cpus).map(|cpu| {
+            Part::new(Cpu {
+                bank: Bank::RESET,
+                watchpoints: Watchpoints::default(),
+                words: [0; WORDS],
+                context: ContextId::from(cpu),
+                announced: [0; 4],
+                loan: None,
+                task_context: None,
+            })
         });
         Machine {
             options,
             policy,
             cpus: cpus.collect(),
-            tasks: vec![Task::new(TaskId::IDLE, CpuId(0), Capabilities::Root)],
+            turns: vec![Part::new(Turn { running: TaskId::IDLE, guest: None, is_online: true }); options.cpus],
+            tasks: vec![Part::new(Task::new(TaskId::IDLE, CpuId(0), Capabilities::Root))],
             mutant: None,
-            contexts: vec![Context::new(None); options.cpus],
-            counters: Vec::new(),
+            contexts: Part::new(vec![Context::new(None); options.cpus]),
+            counters: Part::default(),
             vcpus: Vec::new(),
-            debugger: Debugger::default(),
-            histogram: Histogram::new(options.cpus),
+            in_run: Vec::new(),
+            threads: Vec::new(),
+            debugger: Part::default(),
+            histogram: Part::new(Histogram::new(options.cpus)),
             clock: 0,
         }
     }
@@ -179,9 +193,9 @@ impl Machine {
     pub fn add_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
         let id = self.add_sleeping_task(cpu, capabilities);
         self.clock += 1;
-        let cpu = &mut self.cpus[cpu.index()];
-        if cpu.running == TaskId::IDLE {
-            cpu.running = id;
+        let turn = &mut self.turns[cpu.index()];
+        if turn.running == TaskId::IDLE {
+            turn.running = id;
         }
         id
     }
@@ -189,7 +203,7 @@ impl Machine {
     /// A new task that runs nowhere yet.
     pub fn add_sleeping_task(&mut self, cpu: CpuId, capabilities: Capabilities) -> TaskId {
         let id = TaskId::from(self.tasks.len());
-        self.tasks.push(Task::new(id, cpu, capabilities));
+        self.tasks.push(Part::new(Task::new(id, cpu, capabilities)));
         id
     }
 
@@ -204,7 +218,9 @@ impl Machine {
     pub fn add_vcpu(&mut self, task: TaskId) -> VcpuId {
         self.clock += 1;
         let id = VcpuId::from(self.vcpus.len());
-        self.vcpus.push(Vcpu::new(task));
+        self.vcpus.push(Part::default());
+        self.in_run.push(Part::new(false));
+        self.threads.push(task);
         id
     }
 
@@ -228,7 +244,7 @@ impl Machine {
 
     /// Every counter that there has been, those that have ended included.
     pub fn counters(&self) -> impl Iterator<Item = (CounterId, &Counter)> {
-        (0..).map(CounterId).zip(&self.counters)
+        (0..).map(CounterId).zip(self.counters.iter())
     }
 
     /// The counter that somebody opened, of which this one may be a copy that fork made.
@@ -243,6 +259,35 @@ impl Machine {
     #[inline]
     pub fn vcpu(&self, id: VcpuId) -> &Vcpu {
         &self.vcpus[id.index()]
+    }
+
+    /// The thread that runs a vCPU.
+    #[inline]
+    pub fn thread(&self, id: VcpuId) -> TaskId {
+        self.threads[id.index()]
+    }
+
+    /// The vCPUs of a thread.
+    pub(crate) fn vcpus_of(&self, thread: TaskId) -> impl Iterator<Item = VcpuId> + use<'_> {
+        (0..).map(VcpuId).zip(&self.threads).filter(move |&(_, &of)| of == thread).map(|(id, _)| id)
+    }
+
+    /// Who runs on a CPU.
+    #[inline]
+    pub fn running(&self, cpu: CpuId) -> TaskId {
+        self.turns[cpu.index()].running
+    }
+
+    /// The vCPU whose guest runs on a CPU, between VM entry and VM exit.
+    #[inline]
+    pub fn guest(&self, cpu: CpuId) -> Option<VcpuId> {
+        self.turns[cpu.index()].guest
+    }
+
+    /// Whether a CPU is there.
+    #[inline]
+    pub fn is_online(&self, cpu: CpuId) -> bool {
+        self.turns[cpu.index()].is_online
     }
 
     #[inline]
@@ -263,17 +308,16 @@ impl Machine {
     /// Whether a task is on its CPU.
     #[inline]
     pub fn is_running(&self, task: TaskId) -> bool {
-        self.cpu(self.task(task).cpu).running == task
+        self.running(self.task(task).cpu) == task
     }
 
     /// The cheap test, as KVM asks it: whether the shadow of a CPU is active; up to 2.6.32, whether the thread that runs
     /// has TIF_DEBUG. Nothing else is looked at.
     #[inline]
     pub fn breakpoints_active(&self, cpu: CpuId) -> bool {
-        let Cpu { bank, running, .. } = self.cpu(cpu);
         match self.policy.host {
-            HostHalf::Perf => debugreg::Dr7(bank.control).any_global(),
-            HostHalf::Thread => self.task(*running).thread.is_debugged(),
+            HostHalf::Perf => debugreg::Dr7(self.cpu(cpu).bank.control).any_global(),
+            HostHalf::Thread => self.task(self.running(cpu)).thread.is_debugged(),
         }
     }
 
@@ -287,7 +331,7 @@ impl Machine {
 
     /// Whether a vCPU's guest runs.
     pub fn guest_runs(&self, id: VcpuId) -> bool {
-        self.cpu(self.task(self.vcpu(id).task).cpu).guest == Some(id)
+        self.guest(self.task(self.thread(id)).cpu) == Some(id)
     }
 
     /// Says that a task is a 32-bit program.
@@ -303,6 +347,18 @@ impl Machine {
     /// What everything has cost so far.
     pub fn cost(&self) -> Cost {
         self.cpus.iter().fold(Cost::default(), |sum, cpu| sum + cpu.bank.cost)
+    }
+
+    /// What a CPU has cost so far, to be added to: nothing that happens depends on it.
+    #[inline]
+    pub(crate) fn cost_of(&mut self, cpu: CpuId) -> &mut Cost {
+        &mut self.cpus[cpu.index()].aside().bank.cost
+    }
+
+    /// How many accesses to registers, VMCS or VMCB a CPU has made.
+    #[inline]
+    pub(crate) fn touched(&self, cpu: CpuId) -> u64 {
+        self.cpus[cpu.index()].unseen().bank.cost.touched()
     }
 
     /// Performs an event.
@@ -412,8 +468,8 @@ impl Machine {
 
     /// A task switch. The hook counts as skipped if it touched no register.
     pub fn sched_switch<P: Probe>(&mut self, cpu: CpuId, next: TaskId, probe: &mut P) {
-        let prev = std::mem::replace(&mut self.cpus[cpu.index()].running, next);
-        let before = self.cpu(cpu).bank.cost.touched();
+        let prev = std::mem::replace(&mut self.turns[cpu.index()].running, next);
+        let before = self.touched(cpu);
         if prev != next {
             self.preempt_vcpus(prev, cpu, probe);
             match self.policy.host {
@@ -427,7 +483,7 @@ impl Machine {
     /// Counts a hook call that neither executed a MOV DR nor accessed the VMCS or VMCB.
     #[inline]
     pub(crate) fn count_skip(&mut self, cpu: CpuId, touched_before: u64) {
-        let cost = &mut self.cpus[cpu.index()].bank.cost;
+        let cost = self.cost_of(cpu);
         cost.skips += u64::from(cost.touched() == touched_before);
     }
 
@@ -435,7 +491,7 @@ impl Machine {
     pub fn slots(&self, cpu: CpuId) -> [Holder; 4] {
         let owners = match self.policy.host {
             HostHalf::Perf => self.cpu(cpu).bank.owner.map(counter_of),
-            HostHalf::Thread => self.task(self.cpu(cpu).running).thread.owner,
+            HostHalf::Thread => self.task(self.running(cpu)).thread.owner,
         };
         std::array::from_fn(|i| match owners[i] {
             Some(counter) if matches!(self.counter(counter).origin, Origin::Kgdb(_)) => Holder::Kgdb,
@@ -448,7 +504,7 @@ impl Machine {
     /// An NMI. In a guest it is a VM exit, and its handler runs before KVM has given the host its registers back
     /// (`vmx_vcpu_enter_exit`, STGI in `svm_vcpu_run`).
     fn nmi<P: Probe>(&mut self, cpu: CpuId, what: Nmi, probe: &mut P) -> Outcome {
-        match self.cpu(cpu).guest {
+        match self.guest(cpu) {
             None => self.nmi_handler(cpu, what, probe),
             Some(guest) => {
                 self.exit_and_enter(guest, cpu, probe, |machine, probe| machine.nmi_handler(cpu, what, probe))
@@ -514,7 +570,7 @@ impl Machine {
 
     /// A CPU is not inside a guest.
     pub(crate) fn host_cpu(&self, cpu: CpuId) -> Result<(), Misuse> {
-        match self.cpu(cpu).guest {
+        match self.guest(cpu) {
             Some(guest) => Err(Misuse::InGuest(cpu, guest)),
             None => Ok(()),
         }

@@ -17,7 +17,7 @@ use crate::{CounterId, CpuId};
 impl Machine {
     /// What should be armed on a CPU, in the context that it is in: sorted, duplicates kept.
     pub fn owed(&self, cpu: CpuId) -> Vec<Breakpoint> {
-        match self.cpu(cpu).guest {
+        match self.guest(cpu) {
             Some(guest) => sorted(self.effective(guest).armed().map(|(_, bp)| bp).collect()),
             None => self.host_owed(cpu),
         }
@@ -35,7 +35,7 @@ impl Machine {
     /// [`Machine::owed`] as registers: a guest's in their slots; a host breakpoint in the slot that it has, or else in the
     /// lowest that is left.
     pub fn owed_registers(&self, cpu: CpuId) -> Registers {
-        if let Some(guest) = self.cpu(cpu).guest {
+        if let Some(guest) = self.guest(cpu) {
             return self.effective(guest);
         }
         if self.kgdb_master().is_some() {
@@ -75,7 +75,7 @@ impl Machine {
     /// until it is enabled again: that is perf's word to its owner.
     pub(crate) fn owed_counters(&self, cpu: CpuId) -> impl Iterator<Item = CounterId> + '_ {
         let own = self.context(self.cpu(cpu).context);
-        let task = self.task(self.cpu(cpu).running);
+        let task = self.task(self.running(cpu));
         let of_task = task.context.map(|id| self.context(id).counters().collect::<Vec<_>>());
         let of_thread = task.thread.owner.into_iter().flatten();
         own.counters().chain(of_task.into_iter().flatten()).chain(of_thread).filter(move |&id| {

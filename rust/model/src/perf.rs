@@ -98,7 +98,7 @@ impl Machine {
             return Err(Refusal::new(Errno::ESRCH, "the task has exited"));
         }
         if let (None, Some(cpu)) = (task, cpu)
-            && !self.cpu(cpu).is_online
+            && !self.is_online(cpu)
         {
             return Err(Refusal::new(Errno::ENODEV, "the CPU is offline"));
         }

@@ -140,10 +140,11 @@ impl<P: Probe> On<'_, P> {
             }
             // One that a mutant has held back: the vCPU is that of the thread that runs.
             Step::WriteField(..) => {
-                let running = self.machine.cpu(self.cpu).running;
-                if let Some(id) = self.machine.vcpus.iter().position(|vcpu| vcpu.task == running) {
+                let running = self.machine.running(self.cpu);
+                let id = self.machine.vcpus_of(running).next();
+                if let Some(id) = id {
                     let host = On { machine: self.machine, cpu: self.cpu, probe: self.probe };
-                    Kvm { host, id: VcpuId::from(id) }.act(step);
+                    Kvm { host, id }.act(step);
                 }
                 return;
             }
@@ -269,7 +270,7 @@ impl<P: Probe> Kvm<'_, P> {
     #[inline]
     fn act(&mut self, step: Step) {
         let Step::WriteField(field, value) = step else { return self.host.act(step) };
-        self.host.before().cost.vmcs += 1;
+        self.before();
         let vmcs = &mut self.vcpu().vmcs;
         match field {
             Field::GuestDr6 => vmcs.dr6 = value,
@@ -292,10 +293,16 @@ impl<P: Probe> Kvm<'_, P> {
     /// Reads a VMCS or VMCB field.
     #[inline]
     pub fn read_field(&mut self, field: Field) -> u64 {
-        self.host.before().cost.vmcs += 1;
+        self.before();
         let value = self.field(field);
         self.host.after(Step::ReadField(field, value));
         value
+    }
+
+    #[inline]
+    fn before(&mut self) {
+        self.host.probe.before(self.host.machine, self.host.cpu);
+        self.host.machine.cost_of(self.host.cpu).vmcs += 1;
     }
 
     #[inline]

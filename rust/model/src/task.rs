@@ -282,7 +282,7 @@ impl Machine {
                 self.sched_switch(from, TaskId::IDLE, probe);
             }
             self.tasks[task.index()].cpu = to;
-            if self.cpu(to).running == TaskId::IDLE && self.cpu(to).is_online {
+            if self.running(to) == TaskId::IDLE && self.is_online(to) {
                 self.sched_switch(to, task, probe);
             }
         }

@@ -135,7 +135,7 @@ impl Machine {
     pub(crate) fn write_hardware(&mut self, cpu: CpuId, dr: Dr, value: u64) {
         let value = if self.is_tcg() { kept(dr, value) } else { fixed(dr, value) };
         let is_tcg = self.is_tcg();
-        let cpu = &mut self.cpus[cpu.index()];
+        let cpu = &mut *self.cpus[cpu.index()];
         if is_tcg {
             cpu.watchpoints.write(&cpu.bank.hardware, dr, value);
         }
@@ -145,7 +145,7 @@ impl Machine {
     /// What an entry has just put into DR7, given what was in the registers of the host.
     pub(crate) fn emulate_entry(&mut self, cpu: CpuId, host: Registers) {
         if self.is_tcg() {
-            let cpu = &mut self.cpus[cpu.index()];
+            let cpu = &mut *self.cpus[cpu.index()];
             cpu.watchpoints.host = (host.dr6, host.dr7);
             cpu.watchpoints.write(&host, Dr::Control, cpu.bank.hardware.dr7);
         }
@@ -154,7 +154,7 @@ impl Machine {
     /// What an exit puts into DR6 and DR7, given what was in the registers of the guest.
     pub(crate) fn emulate_exit(&mut self, cpu: CpuId, guest: Registers) {
         if self.is_tcg() {
-            let cpu = &mut self.cpus[cpu.index()];
+            let cpu = &mut *self.cpus[cpu.index()];
             let (dr6, dr7) = cpu.watchpoints.host;
             let dr7 = kept(Dr::Control, dr7 & !Dr7::ENABLES);
             cpu.watchpoints.write(&guest, Dr::Control, dr7);
@@ -165,7 +165,7 @@ impl Machine {
     /// The fault of an execute breakpoint on an instruction.
     pub(crate) fn fault(&mut self, cpu: CpuId, access: Access, insn: Insn) -> Option<Exception> {
         let options = self.options;
-        let cpu = &mut self.cpus[cpu.index()];
+        let cpu = &mut *self.cpus[cpu.index()];
         if options.processor == Processor::Real || access.what != What::Execute {
             return hit::fault(&cpu.bank.hardware, access, insn, &options);
         }
@@ -179,7 +179,7 @@ impl Machine {
     /// The traps of one part of an instruction.
     pub(crate) fn trap(&mut self, cpu: CpuId, part: Option<Access>, insn: Insn) -> Option<Exception> {
         let options = self.options;
-        let cpu = &mut self.cpus[cpu.index()];
+        let cpu = &mut *self.cpus[cpu.index()];
         if options.processor == Processor::Real {
             return hit::trap(&cpu.bank.hardware, part, insn, &options);
         }

@@ -2,7 +2,6 @@
 
 use debugreg::{Dr6, Dr7, Registers};
 
-use crate::TaskId;
 use crate::event::GuestDebug;
 use crate::policy::{Delta, Policy, WORDS};
 
@@ -65,8 +64,6 @@ impl Exit {
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "KVM keeps as many")]
 pub struct Vcpu {
-    /// The thread that runs it.
-    pub task: TaskId,
     /// CR4.DE: DR4 and DR5 are #UD, not other names of DR6 and DR7.
     pub debug_extensions: bool,
     /// What the guest's own writes, `KVM_SET_DEBUGREGS`, INIT and delivered #DBs make of its registers: what it is
@@ -114,16 +111,14 @@ pub struct Vcpu {
     pub loaded: u8,
     /// What a policy that is not of this crate remembers of it.
     pub words: [u64; WORDS],
-    /// Between `vcpu_load` and `vcpu_put`: its thread is inside KVM_RUN, on its CPU.
-    pub in_run: bool,
     /// The VMCS or VMCB.
     pub vmcs: Vmcs,
 }
 
-impl Vcpu {
-    pub(crate) fn new(task: TaskId) -> Vcpu {
+impl Default for Vcpu {
+    /// After power-on.
+    fn default() -> Vcpu {
         Vcpu {
-            task,
             debug_extensions: false,
             own: Registers::RESET,
             debug: GuestDebug::default(),
@@ -147,11 +142,12 @@ impl Vcpu {
             saved: Registers::RESET,
             loaded: 0,
             words: [0; WORDS],
-            in_run: false,
             vmcs: Vmcs { dr6: Dr6::IDLE.0, dr7: Dr7::RESET.0, dr_intercept: true },
         }
     }
+}
 
+impl Vcpu {
     /// `KVM_GUESTDBG_USE_HW_BP`: the debugger has the registers.
     pub fn debugger_owns(&self) -> bool {
         self.debug.control & GuestDebug::USE_HW_BP != 0

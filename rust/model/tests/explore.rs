@@ -3,7 +3,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use debugreg_model::explore::{Kinds, Nmis, Scope, Stop, check};
+use debugreg_model::explore::{Kinds, Nmis, Scope, Stop, Verdict, check};
+use debugreg_model::policy::NAMED;
 use debugreg_model::{Options, Policy, Vendor};
 
 fn scope(cpus: usize, slots: usize, events: &str, nmi: bool) -> Scope {
@@ -70,5 +71,33 @@ fn a_state_is_at_most_24_bytes_with_its_link() {
             &mut |_| true,
         );
         assert!(verdict.state_bytes <= 24, "{}", verdict.state_bytes);
+    }
+}
+
+/// What has been found out about one state holds for every other that is alike in what was looked at: exploring without
+/// that comes to the same, policy by policy, safe or not.
+#[test]
+fn nothing_depends_on_what_was_found_out_before() {
+    let events = [
+        "",
+        "+nested,guest-gd,guest-dr6,fastpath",
+        "open,close,switch,entry,guest-dr,inherit,fork,kgdb",
+        "+ptrace,modify,toggle",
+    ];
+    for (at, named) in NAMED.iter().enumerate() {
+        let policy = Policy::parse(named.name).expect("a policy");
+        for vendor in [Vendor::Amd, Vendor::Intel] {
+            let nmis = Nmis { plain: true, kgdb: at % 3 == 1, announce: at % 3 == 2 };
+            let mut scope = Scope { nmis, ..scope(1 + usize::from(at % 4 == 0), 1, events[at % 4], true) };
+            scope.options.vendor = vendor;
+            let of =
+                |reuse| check(policy, &Scope { reuse, ..scope }, 2, usize::MAX, &AtomicBool::new(false), &mut |_| true);
+            let (with, without) = (of(true), of(false));
+            let facts = |verdict: &Verdict| {
+                let broken = verdict.violation.as_ref().map(|it| (it.law, it.why.clone(), it.scenario.to_string()));
+                (verdict.states, verdict.transitions, verdict.depth, verdict.reached.clone(), broken)
+            };
+            assert_eq!(facts(&with), facts(&without), "{policy} {vendor:?}");
+        }
     }
 }

@@ -212,7 +212,7 @@ fn fits(logged: &[Mov], event: &[Mov], away: &[Mov]) -> bool {
 fn away(before: &Session) -> Option<Vec<Mov>> {
     let mut session = before.clone();
     let mut watch = Watch::default();
-    let running = session.machine.cpu(FIRST).running;
+    let running = session.machine.running(FIRST);
     for to in [TaskId::IDLE, running] {
         session.perform(&Event::SchedSwitch(FIRST, to), &mut watch).ok()?;
     }
@@ -223,7 +223,7 @@ fn away(before: &Session) -> Option<Vec<Mov>> {
 fn rested(before: &Session) -> Session {
     let mut session = before.clone();
     for cpu in (0..session.machine.options.cpus).map(CpuId::from) {
-        let running = session.machine.cpu(cpu).running;
+        let running = session.machine.running(cpu);
         for to in [TaskId::IDLE, running] {
             // A switch is never refused.
             let _ = session.perform(&Event::SchedSwitch(cpu, to), &mut ());
@@ -239,7 +239,7 @@ fn perform(before: &Session, line: &Line, early: usize, during: bool, late: usiz
     let switch = |session: &mut Session, watch: &mut Watch, to| {
         session.perform(&Event::SchedSwitch(FIRST, to), watch).ok().map(drop)
     };
-    let running = session.machine.cpu(FIRST).running;
+    let running = session.machine.running(FIRST);
     // Whoever a switch brings in stays.
     let during = during && !matches!(line.event, Event::SchedSwitch(..));
     for _ in 0..early {
@@ -253,7 +253,7 @@ fn perform(before: &Session, line: &Line, early: usize, during: bool, late: usiz
     if during {
         switch(&mut session, &mut watch, running)?;
     }
-    let running = session.machine.cpu(FIRST).running;
+    let running = session.machine.running(FIRST);
     for _ in 0..late {
         switch(&mut session, &mut watch, TaskId::IDLE)?;
         switch(&mut session, &mut watch, running)?;

@@ -75,8 +75,20 @@ impl CheckScope {
         let kinds = events.map_or(Ok(Kinds::default_kinds()), Kinds::parse).map_err(PyValueError::new_err)?;
         let laws = laws.map_or(Ok(Laws::ALL), Laws::parse).map_err(PyValueError::new_err)?;
         let nmis = Nmis { plain: nmi, kgdb, announce };
-        let scope =
-            Scope { options, tasks, vcpus, addresses, counters, kinds, nmis, races, laws, symmetry, mutant: None };
+        let scope = Scope {
+            options,
+            tasks,
+            vcpus,
+            addresses,
+            counters,
+            kinds,
+            nmis,
+            races,
+            laws,
+            symmetry,
+            reuse: true,
+            mutant: None,
+        };
         scope.validate().map_err(PyValueError::new_err)?;
         Ok(CheckScope(scope))
     }

@@ -428,7 +428,7 @@ impl PyCpu {
     #[getter]
     fn _running(&self, py: Python<'_>) -> PyResult<Option<(u32, String)>> {
         let session = self.shared.lock(py)?;
-        let running = session.machine.cpu(self.id).running;
+        let running = session.machine.running(self.id);
         Ok((running != TaskId::IDLE).then(|| (running.0, session.names.task(running).to_owned())))
     }
 

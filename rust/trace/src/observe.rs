@@ -102,7 +102,7 @@ impl Observer {
     /// Outside transitions.
     pub(crate) fn settled(&mut self, machine: &Machine, cpu: CpuId, line: u32) {
         let apart = machine.armed(cpu) != machine.owed(cpu);
-        if machine.cpu(cpu).guest.is_some() {
+        if machine.guest(cpu).is_some() {
             self.observed.guest_armed.count(line, apart);
         } else {
             self.observed.host_armed.count(line, apart);

@@ -256,7 +256,7 @@ impl<'a> Replayer<'a> {
             return;
         }
         let task = self.task(pid, cpu);
-        if self.machine.cpu(cpu).running != task && self.machine.cpu(cpu).guest.is_none() {
+        if self.machine.running(cpu) != task && self.machine.guest(cpu).is_none() {
             self.machine.place(task, cpu);
             self.machine.sched_switch(cpu, task, &mut self.watch);
         }
@@ -405,7 +405,7 @@ impl<'a> Replayer<'a> {
 
     fn settled(&mut self, cpu: CpuId, line: u32) {
         let unknown = |vcpu: VcpuId| self.trace.steps.is_none() && self.machine.vcpu(vcpu).wont_exit;
-        if !self.machine.cpu(cpu).guest.is_some_and(unknown) {
+        if !self.machine.guest(cpu).is_some_and(unknown) {
             self.watch.observer.settled(&self.machine, cpu, line);
         }
     }

@@ -11,9 +11,11 @@ use debugreg::announce::Loan;
 use super::scope::Scope;
 use crate::context::Context;
 use crate::counter::{Counter, Origin, State};
-use crate::machine::Machine;
-use crate::policy::Delta;
+use crate::machine::{Cpu, Machine};
+use crate::policy::{Delta, Policy};
 use crate::step::{counter_of, owner};
+use crate::task::Task;
+use crate::vcpu::Vcpu;
 use crate::{ContextId, CounterId, CpuId, VcpuId};
 
 /// What the names of before have become.
@@ -28,38 +30,54 @@ pub(super) struct Renaming {
 /// Writes a machine in the one way that all machines are written that cannot be told from it.
 pub(super) fn canon(machine: &mut Machine, scope: &Scope) -> Renaming {
     forget(machine);
-    renumber_contexts(machine);
-    let counters = renumber_counters(machine);
-    // A user's policy may remember an address, or know one from another.
-    let symmetry = scope.symmetry && !machine.policy.is_users();
-    let addresses = if symmetry { rename_addresses(machine, scope) } else { scope.all_addresses().collect() };
-    Renaming { counters, addresses }
+    let counters = settle(machine);
+    let order = if has_symmetry(machine.policy, scope) { Order::of(machine, scope) } else { Order::default() };
+    rename_addresses(machine, scope, order);
+    Renaming { counters, addresses: order.all(scope) }
+}
+
+/// Whether addresses may be renamed: a user's policy may remember one, or know one from another.
+pub(super) fn has_symmetry(policy: Policy, scope: &Scope) -> bool {
+    scope.symmetry && !policy.is_users()
 }
 
 /// Drops what no event ever looks at.
-fn forget(machine: &mut Machine) {
+pub(super) fn forget(machine: &mut Machine) {
     machine.clock = 0;
-    for (id, cpu) in (0..).map(CpuId).zip(&mut machine.cpus) {
+    for cpu in &mut machine.cpus {
         cpu.bank.cost = Cost::default();
         cpu.announced = [0; 4];
-        // How often something was announced is compared with what was found before, and with nothing else.
-        let found = cpu.loan.iter_mut().chain(machine.debugger.loans(id)).map(Loan::announced);
-        rank(&mut found.chain([&mut cpu.bank.announced]).collect::<Vec<_>>());
     }
-    for counter in &mut machine.counters {
+    for counter in machine.counters.iter_mut() {
         (counter.count, counter.since) = (0, 0);
     }
-    let rereads = machine.policy.has(Delta::Z6) || machine.policy.has(Delta::H32);
-    let running: Vec<_> = machine.cpus.iter().map(|cpu| cpu.guest).collect();
-    for (id, vcpu) in (0..).map(VcpuId).zip(&mut machine.vcpus) {
-        if !rereads {
+    if !machine.policy.has(Delta::Z6) && !machine.policy.has(Delta::H32) {
+        for vcpu in &mut machine.vcpus {
             vcpu.debug_exit = crate::DebugExit::default();
         }
-        if !running.contains(&Some(id)) {
-            // An entry starts it anew.
-            vcpu.loaded = 0;
+    }
+}
+
+/// Drops what only the whole shows to be never looked at, and numbers what has numbers.
+pub(super) fn settle(machine: &mut Machine) -> Vec<CounterId> {
+    for (id, cpu) in (0..).map(CpuId).zip(&mut machine.cpus) {
+        // How often something was announced is compared with what was found before, and with nothing else.
+        let Cpu { loan, bank, .. } = &mut **cpu;
+        let found = loan.iter_mut().chain(machine.debugger.loans(id)).map(Loan::announced);
+        rank(&mut found.chain([&mut bank.announced]).collect::<Vec<_>>());
+    }
+    for id in (0..machine.vcpus.len()).map(VcpuId::from) {
+        if !machine.turns.iter().any(|turn| turn.guest == Some(id)) {
+            stop(&mut machine.vcpus[id.index()]);
         }
     }
+    renumber_contexts(machine);
+    renumber_counters(machine)
+}
+
+/// Drops what an entry of a vCPU starts anew.
+pub(super) fn stop(vcpu: &mut Vcpu) {
+    vcpu.loaded = 0;
 }
 
 /// Contexts: the CPUs' stay, then each task's.
@@ -83,19 +101,19 @@ fn renumber_contexts(machine: &mut Machine) {
         at += 1;
     }
     let new = |old: ContextId| ContextId::from(order.iter().position(|&id| id == old).expect("it is mentioned"));
-    let contexts = std::mem::take(&mut machine.contexts);
-    machine.contexts = order.iter().map(|id| contexts[id.index()].clone()).collect();
+    let contexts = std::mem::take(&mut *machine.contexts);
+    *machine.contexts = order.iter().map(|id| contexts[id.index()].clone()).collect();
     for task in &mut machine.tasks {
         task.context = task.context.map(new);
     }
     for cpu in &mut machine.cpus {
         cpu.task_context = cpu.task_context.map(new);
     }
-    for counter in &mut machine.counters {
+    for counter in machine.counters.iter_mut() {
         // A context that nobody mentions any more has no counter that is scheduled.
         counter.context = counter.context.and_then(|old| order.contains(&old).then(|| new(old)));
     }
-    for context in &mut machine.contexts {
+    for context in machine.contexts.iter_mut() {
         context.parent = context.parent.map(|(parent, generation)| (new(parent), generation));
     }
     rank_generations(&mut machine.contexts);
@@ -135,7 +153,7 @@ fn renumber_counters(machine: &mut Machine) -> Vec<CounterId> {
         return Vec::new();
     }
     let mut order: Vec<CounterId> = Vec::new();
-    for context in &machine.contexts {
+    for context in machine.contexts.iter() {
         order.extend(context.counters());
     }
     for task in &machine.tasks {
@@ -165,9 +183,9 @@ fn renumber_counters(machine: &mut Machine) -> Vec<CounterId> {
         return order;
     }
     let new = |old: CounterId| CounterId::from(order.iter().position(|&id| id == old).expect("it is mentioned"));
-    let counters = std::mem::take(&mut machine.counters);
-    machine.counters = order.iter().map(|id| counters[id.index()]).collect();
-    for counter in &mut machine.counters {
+    let counters = std::mem::take(&mut *machine.counters);
+    *machine.counters = order.iter().map(|id| counters[id.index()]).collect();
+    for counter in machine.counters.iter_mut() {
         counter.leader = counter.leader.map(new);
         counter.origin = match counter.origin {
             Origin::Inherited(of) => Origin::Inherited(new(of)),
@@ -175,12 +193,13 @@ fn renumber_counters(machine: &mut Machine) -> Vec<CounterId> {
             other => other,
         };
     }
-    for context in &mut machine.contexts {
+    for context in machine.contexts.iter_mut() {
         context.rename_counters(new);
     }
     for task in &mut machine.tasks {
         task.descriptors.iter_mut().for_each(|id| *id = new(*id));
-        for id in task.ptrace_bps.iter_mut().chain(&mut task.thread.owner).flatten() {
+        let Task { ptrace_bps, thread, .. } = &mut **task;
+        for id in ptrace_bps.iter_mut().chain(&mut thread.owner).flatten() {
             *id = new(*id);
         }
     }
@@ -212,31 +231,101 @@ fn dedup<T: PartialEq + Copy>(list: &mut Vec<T>) {
     });
 }
 
-fn rename_addresses(machine: &mut Machine, scope: &Scope) -> Vec<u64> {
-    let mut old: Vec<u64> = Vec::with_capacity(scope.addresses);
-    machine.each_address(&mut |address| {
-        if scope.number(*address).is_none() {
-            return;
+/// The addresses of a scope in the order of their first mention: a digit for each, the first one lowest, from 1.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Order(pub(super) u64);
+
+impl Order {
+    /// All that a machine mentions.
+    pub(super) fn of(machine: &mut Machine, scope: &Scope) -> Order {
+        let mut order = Order::default();
+        machine.each_address(&mut |address| order.mention(*address, scope));
+        order
+    }
+
+    /// What a machine mentions apart from its vCPUs.
+    pub(super) fn without_vcpus(machine: &mut Machine, scope: &Scope) -> Order {
+        let mut order = Order::default();
+        machine.each_address_of_host(&mut |address| order.mention(*address, scope));
+        order
+    }
+
+    /// What a vCPU mentions.
+    pub(super) fn of_vcpu(vcpu: &mut Vcpu, scope: &Scope) -> Order {
+        let mut order = Order::default();
+        each_address_of_vcpu(vcpu, &mut |address| order.mention(*address, scope));
+        order
+    }
+
+    fn digits(self) -> impl Iterator<Item = u64> {
+        (0..16).map(move |at| self.0 >> (4 * at) & 0xf).take_while(|&digit| digit != 0)
+    }
+
+    fn mention(&mut self, address: u64, scope: &Scope) {
+        if let Some(number) = scope.number(address) {
+            *self = self.then(Order(number as u64 + 1));
         }
-        let at = old.iter().position(|known| known == address).unwrap_or_else(|| {
-            old.push(*address);
-            old.len() - 1
-        });
-        *address = Scope::address(at);
-    });
-    let rest: Vec<u64> = scope.all_addresses().filter(|address| !old.contains(address)).collect();
-    old.extend(rest);
-    old
+    }
+
+    /// These, and then those.
+    #[must_use]
+    pub(super) fn then(self, those: Order) -> Order {
+        those.digits().fold(self, |order, digit| {
+            let count = order.digits().take_while(|&other| other != digit).count();
+            if order.0 >> (4 * count) == 0 { Order(order.0 | digit << (4 * count)) } else { order }
+        })
+    }
+
+    /// Whether every address has its name already.
+    pub(super) const fn is_natural(self) -> bool {
+        const NATURAL: u64 = 0x8765_4321;
+        let digits = 16 - self.0.leading_zeros() / 4;
+        self.0 == NATURAL & !(u64::MAX << (4 * digits))
+    }
+
+    /// The new number of one.
+    fn position(self, number: usize) -> Option<usize> {
+        self.digits().position(|digit| digit == number as u64 + 1)
+    }
+
+    /// By new number of an address: the old one. Those that are not mentioned come last.
+    fn all(self, scope: &Scope) -> Vec<u64> {
+        let mentioned: Vec<u64> = self.digits().map(|digit| Scope::address(digit as usize - 1)).collect();
+        let rest = scope.all_addresses().filter(|address| !mentioned.contains(address));
+        mentioned.iter().copied().chain(rest).collect()
+    }
+
+    /// What an address is called from here on.
+    fn renamed(self, address: u64, scope: &Scope) -> u64 {
+        scope.number(address).and_then(|number| self.position(number)).map_or(address, Scope::address)
+    }
+}
+
+/// Renames addresses in the order of their first mention.
+pub(super) fn rename_addresses(machine: &mut Machine, scope: &Scope, order: Order) {
+    if !order.is_natural() {
+        machine.each_address(&mut |address| *address = order.renamed(*address, scope));
+    }
+}
+
+/// The same in a vCPU.
+pub(super) fn rename_addresses_of_vcpu(vcpu: &mut Vcpu, scope: &Scope, order: Order) {
+    each_address_of_vcpu(vcpu, &mut |address| *address = order.renamed(*address, scope));
 }
 
 impl Machine {
     /// Every address that it knows, in a fixed order.
     fn each_address(&mut self, f: &mut impl FnMut(&mut u64)) {
+        self.each_address_of_host(f);
+        self.vcpus.iter_mut().for_each(|vcpu| each_address_of_vcpu(vcpu, f));
+    }
+
+    fn each_address_of_host(&mut self, f: &mut impl FnMut(&mut u64)) {
         for cpu in &mut self.cpus {
             cpu.bank.address.iter_mut().for_each(&mut *f);
             cpu.bank.hardware.dr.iter_mut().for_each(&mut *f);
         }
-        for counter in &mut self.counters {
+        for counter in self.counters.iter_mut() {
             f(&mut counter.attr.bp_addr);
             f(&mut counter.info.address);
         }
@@ -244,14 +333,14 @@ impl Machine {
             task.thread.dr.iter_mut().for_each(&mut *f);
         }
         self.debugger.each_address(f);
-        for vcpu in &mut self.vcpus {
-            let registers = [&mut vcpu.own, &mut vcpu.vmsa, &mut vcpu.saved];
-            for registers in registers {
-                registers.dr.iter_mut().for_each(&mut *f);
-            }
-            for dr in [&mut vcpu.db, &mut vcpu.eff_db, &mut vcpu.debug.dr] {
-                dr.iter_mut().for_each(&mut *f);
-            }
-        }
+    }
+}
+
+fn each_address_of_vcpu(vcpu: &mut Vcpu, f: &mut impl FnMut(&mut u64)) {
+    for registers in [&mut vcpu.own, &mut vcpu.vmsa, &mut vcpu.saved] {
+        registers.dr.iter_mut().for_each(&mut *f);
+    }
+    for dr in [&mut vcpu.db, &mut vcpu.eff_db, &mut vcpu.debug.dr] {
+        dr.iter_mut().for_each(&mut *f);
     }
 }

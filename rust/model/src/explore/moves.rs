@@ -12,24 +12,38 @@ use crate::{CounterId, CpuId, Life, Origin, TaskId, VcpuId};
 /// An event, and of which kind it is.
 pub(super) type Move = (Kind, Event);
 
+/// Of whom it is that something happens to.
+#[derive(Copy, Clone, Debug)]
+pub(super) enum Group {
+    Cpu(CpuId),
+    Task(TaskId),
+    Counters,
+    Vcpu(VcpuId),
+}
+
+/// All of them, in order.
+pub(super) fn groups(scope: &Scope) -> Vec<Group> {
+    let cpus = (0..scope.options.cpus).map(|cpu| Group::Cpu(CpuId::from(cpu)));
+    let tasks = scope.all_tasks().chain(scope.child()).map(Group::Task);
+    let vcpus = (0..scope.vcpus).map(|vcpu| Group::Vcpu(VcpuId::from(vcpu)));
+    cpus.chain(tasks).chain([Group::Counters]).chain(vcpus).collect()
+}
+
 /// Everything that can happen between two events. Some of it may make no sense after all ([`crate::Misuse`]).
 pub(super) fn moves(machine: &Machine, scope: &Scope) -> Vec<Move> {
+    groups(scope).into_iter().flat_map(|group| of_group(machine, scope, group)).collect()
+}
+
+/// What can happen to one of them.
+pub(super) fn of_group(machine: &Machine, scope: &Scope, group: Group) -> Vec<Move> {
     let mut moves = Moves { machine, scope, list: Vec::new() };
-    for cpu in moves.cpus() {
-        moves.of_cpu(cpu);
-    }
-    for task in scope.all_tasks().chain(scope.child()) {
-        if machine.task(task).life == Life::Alive {
-            moves.of_task(task);
-        }
-    }
-    moves.of_counters();
-    for vcpu in (0..scope.vcpus).map(VcpuId::from) {
-        if machine.guest_runs(vcpu) {
-            moves.of_guest(vcpu);
-        } else {
-            moves.of_vmm(vcpu);
-        }
+    match group {
+        Group::Cpu(cpu) => moves.of_cpu(cpu),
+        Group::Task(task) if machine.task(task).life == Life::Alive => moves.of_task(task),
+        Group::Task(_) => {}
+        Group::Counters => moves.of_counters(),
+        Group::Vcpu(vcpu) if machine.guest_runs(vcpu) => moves.of_guest(vcpu),
+        Group::Vcpu(vcpu) => moves.of_vmm(vcpu),
     }
     moves.list
 }
@@ -59,7 +73,7 @@ pub(super) fn races(machine: &Machine, scope: &Scope, cpu: CpuId) -> Vec<Event> 
     all.filter(|event| match *event {
         Event::SchedSwitch(of, _) => of != cpu,
         Event::TaskAccess { task, .. } => machine.task(task).cpu != cpu,
-        Event::VmEntry(vcpu) | Event::VmExit(vcpu, _) => machine.task(machine.vcpu(vcpu).task).cpu != cpu,
+        Event::VmEntry(vcpu) | Event::VmExit(vcpu, _) => machine.task(machine.thread(vcpu)).cpu != cpu,
         Event::Enable(id) | Event::Disable(id) | Event::Close(id) => machine.runs_on(id).is_some_and(|of| of != cpu),
         _ => false,
     })
@@ -98,18 +112,18 @@ impl Moves<'_> {
     }
 
     fn of_cpu(&mut self, cpu: CpuId) {
-        let of = self.machine.cpu(cpu);
-        if self.scope.nmis.any() && of.is_online {
+        let (guest, is_online) = (self.machine.guest(cpu), self.machine.is_online(cpu));
+        if self.scope.nmis.any() && is_online {
             self.list.push((Kind::Nmi, Event::Nmi(cpu, Nmi::Plain)));
             for nmi in nmis(self.machine, self.scope, cpu) {
                 self.list.push((Kind::Nmi, Event::Nmi(cpu, nmi)));
             }
         }
-        if of.guest.is_none() && of.is_online {
+        if guest.is_none() && is_online {
             for next in std::iter::once(TaskId::IDLE).chain(self.scope.all_tasks()).chain(self.scope.child()) {
                 let task = self.machine.task(next);
                 let can_run = next == TaskId::IDLE || task.cpu == cpu && task.is_alive();
-                if next != of.running && can_run {
+                if next != self.machine.running(cpu) && can_run {
                     self.add(Kind::Switch, Event::SchedSwitch(cpu, next));
                 }
             }
@@ -131,7 +145,7 @@ impl Moves<'_> {
             }
         }
         if cpu != CpuId(0) {
-            let event = if of.is_online { Event::Offline(cpu) } else { Event::Online(cpu) };
+            let event = if is_online { Event::Offline(cpu) } else { Event::Online(cpu) };
             self.add(Kind::Hotplug, event);
         }
         if cpu == CpuId(0) && self.has(Kind::Kgdb) {
@@ -169,7 +183,7 @@ impl Moves<'_> {
         }
         self.add(Kind::OpenInvalid, on_itself(Attr::write(0x1001, 8)));
         let (cpu, runs) = (machine.task(task).cpu, machine.is_running(task));
-        if runs && machine.cpu(cpu).guest.is_none() {
+        if runs && machine.guest(cpu).is_none() {
             for address in self.scope.all_addresses() {
                 let access = Access { what: What::Store, address, bytes: 8 };
                 let store = |kernel| Event::TaskAccess { task, access, insn: Insn::Plain, kernel };

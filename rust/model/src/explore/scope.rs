@@ -190,6 +190,8 @@ pub struct Scope {
     pub laws: Laws,
     /// Whether states that differ in names of addresses only are one.
     pub symmetry: bool,
+    /// Whether what has been found out about one state is used for others that are alike in what was looked at.
+    pub reuse: bool,
     /// What is wrong with the machine, on purpose.
     pub mutant: Option<Mutant>,
 }
@@ -208,12 +210,16 @@ impl Default for Scope {
             races: false,
             laws: Laws::ALL,
             symmetry: true,
+            reuse: true,
             mutant: None,
         }
     }
 }
 
 impl Scope {
+    /// How many CPUs it may have.
+    pub(super) const MAX_CPUS: usize = 8;
+
     /// The address of a number.
     pub const fn address(number: usize) -> u64 {
         0x1000 * (number as u64 + 1)
@@ -273,7 +279,7 @@ impl Scope {
                 Err(format!("{name}: found {value}, allowed is {low} to {high}"))
             }
         };
-        within("cpus", self.options.cpus, 1, 8)?;
+        within("cpus", self.options.cpus, 1, Scope::MAX_CPUS)?;
         within("slots", self.options.slots, 1, 4)?;
         within("tasks", self.tasks, 1, 8)?;
         within("vcpus", self.vcpus, 0, self.tasks)?;

@@ -1,19 +1,22 @@
 //! Breadth-first search.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use debugreg::Bank;
 use rayon::prelude::*;
 
 use super::canon::canon;
-use super::moves::{self, Move};
+use super::moves;
 use super::scope::{Kind, Scope};
 use super::store::{States, Store};
 use super::trail::{Trail, tell};
+use super::worker::{Found, Worker};
 use crate::event::{Event, Nmi, Outcome};
-use crate::laws::{Breach, Judged, Law, judge};
-use crate::machine::Machine;
+use crate::laws::{Breach, Judged, Law, judge_transition};
+use crate::machine::{Cpu, Machine};
 use crate::policy::Policy;
 use crate::scenario::{At, Scenario};
 use crate::step::{Mark, Probe, Step};
@@ -110,26 +113,24 @@ pub fn check(
     going: &mut dyn FnMut(Progress) -> bool,
 ) -> Verdict {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
-    let search = Search { policy, scope, store: Store::new(scope), stop, transitions: AtomicU64::new(0) };
     let mut start = scope.machine(policy);
-    let mut states = States::new(search.store.width());
+    canon(&mut start, scope);
+    let store = Store::new(&start);
+    let workers = (0..pool.current_num_threads()).map(|_| Mutex::new(Worker::new(scope, &store, &start)));
+    let search = Search { policy, scope, workers: workers.collect(), stop, memory };
+    let mut states = States::new(store.shape);
+    let mut counts = Counts::default();
     let mut verdict = Verdict {
         states: 0,
         transitions: 0,
         depth: 0,
-        reached: scope.kinds.iter().map(|kind| (kind.name(), 0)).collect(),
-        state_bytes: search.store.width() * 4 + 8,
+        reached: BTreeMap::new(),
+        state_bytes: store.shape.width() * 4 + 8,
         bytes: 0,
         violation: None,
         stopped: None,
     };
-    if scope.nmis.any() {
-        verdict.reached.insert(Kind::Nmi.name(), 0);
-    }
-    canon(&mut start, scope);
-    let mut row = Vec::new();
-    search.store.pack(&start, &mut row);
-    states.add(&row, 0, 0);
+    states.add(&store.row(&start), 0, 0);
     let (mut level, mut depth) = (0..1, 0);
     let mut told = Instant::now();
     'levels: while !level.is_empty() {
@@ -141,24 +142,22 @@ pub fn check(
             let chunks: Vec<Chunk> =
                 pool.install(|| block.par_chunks(CHUNK).map(|chunk| search.expand(chunk, &states)).collect());
             for chunk in &chunks {
-                for (kind, count) in &chunk.reached {
-                    *verdict.reached.entry(kind.name()).or_default() += count;
-                }
+                counts.add(&chunk.counts);
             }
             if stop.load(Ordering::Relaxed) {
                 verdict.stopped = Some(Stop::Asked);
                 break 'levels;
             }
-            if let Some((from, by, breach)) = chunks.iter().find_map(|chunk| chunk.breach.clone()) {
-                verdict.violation = Some(search.violation(&states, from, by, breach));
+            if let Some((from, by)) = chunks.iter().find_map(|chunk| chunk.breach) {
+                verdict.violation = Some(search.violation(&states, from, by));
                 break 'levels;
             }
             for chunk in chunks {
-                for (found, row) in chunk.found.iter().zip(chunk.rows.chunks(search.store.width())) {
+                for (found, row) in chunk.found.iter().zip(chunk.rows.chunks(store.shape.width())) {
                     states.add(row, found.0, found.1);
                 }
             }
-            verdict.bytes = states.bytes() + search.store.bytes();
+            verdict.bytes = states.bytes() + store.bytes() + search.bytes();
             if verdict.bytes > memory {
                 verdict.stopped = Some(Stop::Memory);
                 break 'levels;
@@ -166,7 +165,7 @@ pub fn check(
             let progress = Progress {
                 states: states.len() as u64,
                 queue: (states.len() - at) as u64,
-                transitions: search.transitions.load(Ordering::Relaxed),
+                transitions: counts.transitions,
                 depth,
             };
             if told.elapsed().as_millis() >= 50 {
@@ -181,17 +180,41 @@ pub fn check(
         depth += 1;
     }
     verdict.states = states.len() as u64;
-    verdict.transitions = search.transitions.load(Ordering::Relaxed);
-    verdict.bytes = states.bytes() + search.store.bytes();
+    verdict.transitions = counts.transitions;
+    let nmis = scope.nmis.any().then_some(Kind::Nmi);
+    let kinds = scope.kinds.iter().chain(nmis);
+    verdict.reached = kinds.map(|kind| (kind.name(), counts.by_kind[kind as usize])).collect();
+    verdict.bytes = states.bytes() + store.bytes() + search.bytes();
     verdict
 }
 
-pub(super) struct Search<'a> {
-    pub(super) policy: Policy,
-    pub(super) scope: &'a Scope,
-    store: Store,
+struct Search<'a> {
+    policy: Policy,
+    scope: &'a Scope,
+    /// One for each thread.
+    workers: Vec<Mutex<Worker<'a>>>,
     stop: &'a AtomicBool,
-    transitions: AtomicU64,
+    memory: usize,
+}
+
+/// How much has happened.
+#[derive(Clone, Debug)]
+struct Counts {
+    transitions: u64,
+    by_kind: [u64; Kind::ALL.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts { transitions: 0, by_kind: [0; Kind::ALL.len()] }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: &Counts) {
+        self.transitions += other.transitions;
+        self.by_kind.iter_mut().zip(other.by_kind).for_each(|(sum, more)| *sum += more);
+    }
 }
 
 /// What some states lead to.
@@ -201,65 +224,61 @@ struct Chunk {
     found: Vec<(usize, u32)>,
     /// The state that it leads to.
     rows: Vec<u32>,
-    reached: BTreeMap<Kind, u64>,
-    breach: Option<(usize, u32, Breach)>,
+    counts: Counts,
+    breach: Option<(usize, u32)>,
 }
 
 /// An event with its interruption, and what it leads to.
 pub(super) struct Successor {
-    pub(super) kind: Kind,
     pub(super) event: Event,
     pub(super) interruption: Option<(usize, Event)>,
     pub(super) machine: Machine,
     /// The counter that it has opened.
     pub(super) bound: Option<CounterId>,
+    /// What it breaks on the way.
     pub(super) breach: Option<Breach>,
 }
 
 impl Search<'_> {
     fn expand(&self, chunk: &[usize], states: &States) -> Chunk {
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        let mut worker = self.workers[thread].lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = Chunk::default();
-        let width = self.store.width();
         for &state in chunk {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Relaxed) || found.breach.is_some() {
                 break;
             }
-            let machine = self.store.unpack(states.row(state), self.scope, self.policy);
             let mut by = 0;
-            let mut count = 0;
-            successors(self.scope, &machine, &mut |successor, trials| {
-                count += 1 + trials;
-                *found.reached.entry(successor.kind).or_default() += 1;
-                if trials > 0 {
-                    *found.reached.entry(Kind::Nmi).or_default() += trials;
-                }
-                if let Some(breach) = successor.breach {
-                    found.breach = Some((state, by, breach));
+            worker.expand(states.row(state), |worker, Found { kind, trials, breaks, row }| {
+                found.counts.transitions += u64::from(1 + trials);
+                found.counts.by_kind[kind as usize] += 1;
+                found.counts.by_kind[Kind::Nmi as usize] += u64::from(trials);
+                let new = row.filter(|row| !states.knows(row));
+                if breaks || new.is_some_and(|row| worker.breaks(row)) {
+                    found.breach = Some((state, by));
                     return false;
                 }
-                let mut next = successor.machine;
-                canon(&mut next, self.scope);
-                let start = found.rows.len();
-                self.store.pack(&next, &mut found.rows);
-                if states.knows(&found.rows[start..]) {
-                    found.rows.truncate(start);
-                } else {
-                    debug_assert_eq!(found.rows.len(), start + width);
+                if let Some(row) = new {
                     found.found.push((state, by));
+                    found.rows.extend_from_slice(row);
                 }
                 by += 1;
                 true
             });
-            self.transitions.fetch_add(count, Ordering::Relaxed);
-            if found.breach.is_some() {
-                break;
-            }
+        }
+        if worker.bytes() > self.memory / 4 / self.workers.len() {
+            worker.forget();
         }
         found
     }
 
+    fn bytes(&self) -> usize {
+        let workers = self.workers.iter().map(|worker| worker.lock().unwrap_or_else(PoisonError::into_inner).bytes());
+        workers.sum()
+    }
+
     /// The way to a state, and the move that breaks a law there.
-    fn violation(&self, states: &States, from: usize, by: u32, breach: Breach) -> Violation {
+    fn violation(&self, states: &States, from: usize, by: u32) -> Violation {
         let mut links = vec![by];
         let mut state = from;
         while state != 0 {
@@ -269,6 +288,7 @@ impl Search<'_> {
         }
         links.reverse();
         let mut trail = Trail::new(self.scope, self.policy);
+        let mut broken = None;
         for by in links {
             let mut nth = 0;
             let mut step = None;
@@ -279,43 +299,58 @@ impl Search<'_> {
                 nth += 1;
                 step.is_none()
             });
-            trail.push(step.expect("it was there"));
+            let step = step.expect("it was there");
+            broken = step.breach.clone().or_else(|| step.machine.breach(self.scope.laws));
+            trail.push(step);
         }
-        Violation { law: breach.law, why: breach.why, scenario: tell(trail) }
+        let Breach { law, why } = broken.expect("it was broken");
+        Violation { law, why, scenario: tell(trail) }
     }
 }
 
 /// Performs everything that can happen in a state, in a fixed order. `each` gets what it leads to and how many NMIs were
 /// tried inside without a difference, and ends it with `false`.
-pub(super) fn successors(scope: &Scope, machine: &Machine, each: &mut impl FnMut(Successor, u64) -> bool) {
-    for (kind, event) in moves::moves(machine, scope) {
-        if !perform(scope, machine, &(kind, event), each) {
+fn successors(scope: &Scope, machine: &Machine, each: &mut impl FnMut(Successor, u64) -> bool) {
+    for (_, event) in moves::moves(machine, scope) {
+        if !perform(scope, machine, &event, None, each) {
             return;
         }
     }
 }
 
-fn perform(
+/// Performs an event, as it is and with everything inside that makes a difference. What is looked at for it counts as
+/// looked at in `machine`.
+///
+/// With `deferred` nobody looks at the registers before a step at which everything but vCPUs is as it was before the event:
+/// it comes to hold the CPUs of which somebody must say that they are [`is_quiet`].
+pub(super) fn perform(
     scope: &Scope,
     machine: &Machine,
-    (kind, event): &Move,
+    event: &Event,
+    deferred: Option<&mut u8>,
     each: &mut impl FnMut(Successor, u64) -> bool,
 ) -> bool {
     let mut next = machine.clone();
-    // An NMI does not interrupt an NMI, and who is in kgdb is not interrupted by what calls it.
-    let interruptible = !matches!(event, Event::Nmi(..) | Event::Kgdb(..));
+    let interruptible = is_interruptible(event);
     let mut trial = Trial {
         witness: laws::Witness::new(machine, event, scope.laws),
         nmi: scope.nmis.plain && interruptible,
+        defers: deferred.is_some(),
+        deferred: 0,
         at: Vec::new(),
         differs: Vec::new(),
         trials: 0,
     };
-    let Ok(outcome) = next.apply(event, &mut trial) else { return true };
+    let outcome = next.apply(event, &mut trial);
     let Trial { witness, at, differs, trials, .. } = trial;
-    let Ok(Judged { outcome, breach, .. }) = witness.conclude(&next, event, outcome) else { return true };
+    if let Some(deferred) = deferred {
+        *deferred = trial.deferred;
+    }
+    let judged = outcome.and_then(|outcome| witness.conclude_transition(&next, event, outcome));
+    machine.notice(next.parts_read());
+    let Ok(Judged { outcome, breach, .. }) = judged else { return true };
     let bound = bound_by(&outcome);
-    let plain = Successor { kind: *kind, event: event.clone(), interruption: None, machine: next, bound, breach };
+    let plain = Successor { event: event.clone(), interruption: None, machine: next, bound, breach };
     if !each(plain, trials) {
         return false;
     }
@@ -324,9 +359,10 @@ fn perform(
     }
     let interrupted = |step: usize, inside: &Event, each: &mut dyn FnMut(Successor) -> bool| {
         let mut next = machine.clone();
-        match judge(&mut next, event, Some((At::Step(step), inside)), scope.laws) {
+        let judged = judge_transition(&mut next, event, Some((At::Step(step), inside)), scope.laws);
+        machine.notice(next.parts_read());
+        match judged {
             Ok(Judged { outcome, breach, interrupted: true, .. }) => each(Successor {
-                kind: *kind,
                 event: event.clone(),
                 interruption: Some((step, inside.clone())),
                 machine: next,
@@ -358,6 +394,25 @@ fn perform(
     true
 }
 
+/// Whether a machine in host context is as it should be before a step, and a plain NMI that strikes there changes nothing.
+pub(super) fn is_quiet(scope: &Scope, machine: &Machine, cpu: CpuId, nmi: bool) -> bool {
+    let event = Event::Nmi(cpu, Nmi::Plain);
+    let mut next = machine.clone();
+    let is_quiet = laws::Witness::new(machine, &event, scope.laws).is_quiet(&mut next, cpu, nmi);
+    let is_same = next.cpus.iter().zip(&machine.cpus).all(|(after, before)| {
+        let cost = before.unseen().bank.cost;
+        let bank = Bank { cost, ..after.unseen().bank };
+        Cpu { bank, ..after.unseen().clone() } == *before.unseen()
+    });
+    machine.notice(next.parts_read());
+    is_quiet && is_same
+}
+
+/// An NMI does not interrupt an NMI, and who is in kgdb is not interrupted by what calls it.
+pub(super) fn is_interruptible(event: &Event) -> bool {
+    !matches!(event, Event::Nmi(..) | Event::Kgdb(..))
+}
+
 pub(super) fn bound_by(outcome: &Outcome) -> Option<CounterId> {
     if let Outcome::Bound(id) = *outcome { Some(id) } else { None }
 }
@@ -367,6 +422,8 @@ pub(super) fn bound_by(outcome: &Outcome) -> Option<CounterId> {
 struct Trial {
     witness: laws::Witness,
     nmi: bool,
+    defers: bool,
+    deferred: u8,
     /// By step: on which CPU.
     at: Vec<CpuId>,
     /// The steps before which it changes something.
@@ -376,16 +433,21 @@ struct Trial {
 
 impl Probe for Trial {
     fn before(&mut self, machine: &mut Machine, cpu: CpuId) {
-        self.witness.before(machine, cpu);
         self.at.push(cpu);
-        if !self.nmi || machine.cpu(cpu).guest.is_some() {
+        if self.defers && machine.guest(cpu).is_none() && machine.host_is_unchanged() {
+            self.deferred |= 1 << cpu.index();
+            self.trials += u64::from(self.nmi);
+            return self.witness.pass();
+        }
+        self.witness.before(machine, cpu);
+        if !self.nmi || machine.guest(cpu).is_some() {
             return;
         }
         let before = machine.cpu(cpu).clone();
         let (clock, mutant) = (machine.clock, machine.mutant);
         let returned = self.witness.try_inside(machine, &Event::Nmi(cpu, Nmi::Plain));
         self.trials += 1;
-        let after = &mut machine.cpus[cpu.index()];
+        let after = &mut *machine.cpus[cpu.index()];
         after.bank.cost = before.bank.cost;
         if !returned || *after != before {
             self.differs.push(self.at.len());

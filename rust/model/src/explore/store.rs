@@ -1,5 +1,5 @@
-//! States, kept small: a state is a row of numbers, one for what the host knows, one for each CPU and one for each vCPU.
-//! Each number stands for a part that is kept once, however many states have it, and is compared whole.
+//! The parts of machines, each kept once and known by a number: however many states have it, it is compared whole only
+//! when it is numbered.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::{PoisonError, RwLock};
@@ -7,25 +7,13 @@ use std::sync::{PoisonError, RwLock};
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
-use super::scope::Scope;
 use crate::context::Context;
 use crate::counter::Counter;
 use crate::histogram::Histogram;
 use crate::kgdb::Debugger;
-use crate::machine::{Cpu, Machine};
-use crate::policy::Policy;
+use crate::machine::{Cpu, Machine, Turn};
 use crate::task::Task;
 use crate::vcpu::Vcpu;
-
-/// What is left of a machine without its CPUs and vCPUs.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Host {
-    tasks: Vec<Task>,
-    contexts: Vec<Context>,
-    counters: Vec<Counter>,
-    debugger: Debugger,
-    histogram: Histogram,
-}
 
 /// Each part once, by number.
 #[derive(Debug)]
@@ -37,33 +25,27 @@ struct Numbered<T> {
     index: HashTable<u32>,
 }
 
-impl<T> Parts<T> {
+impl<T: Hash + Eq + Clone> Parts<T> {
     fn new() -> Parts<T> {
         Parts(RwLock::new(Numbered { all: Vec::new(), index: HashTable::new() }))
     }
 
-    /// The number of a part that hashes so and is equal to one for which `same` says so; `make` makes it if it is new.
-    fn number(
-        &self,
-        hash: u64,
-        same: impl Fn(&T) -> bool,
-        make: impl FnOnce() -> T,
-        rehash: impl Fn(&T) -> u64,
-    ) -> u32 {
+    /// The number of a part; a new one if it is new.
+    fn number(&self, part: &T) -> u32 {
+        let hash_of = hash(part);
         {
-            let numbered = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(&number) = numbered.index.find(hash, |&number| same(&numbered.all[number as usize])) {
+            let Numbered { all, index } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(&number) = index.find(hash_of, |&number| all[number as usize] == *part) {
                 return number;
             }
         }
-        let mut numbered = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Numbered { all, index } = &mut *numbered;
-        if let Some(&number) = index.find(hash, |&number| same(&all[number as usize])) {
+        let Numbered { all, index } = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&number) = index.find(hash_of, |&number| all[number as usize] == *part) {
             return number;
         }
         let number = all.len() as u32;
-        all.push(make());
-        index.insert_unique(hash, number, |&number| rehash(&all[number as usize]));
+        all.push(part.clone());
+        index.insert_unique(hash_of, number, |&number| hash(&all[number as usize]));
         number
     }
 
@@ -77,89 +59,169 @@ impl<T> Parts<T> {
     }
 }
 
+fn hash<T: Hash + ?Sized>(value: &T) -> u64 {
+    FxBuildHasher.hash_one(value)
+}
+
+/// Which parts the machines of a scope have, in the order of a [`Footprint`](crate::part::Footprint).
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Shape {
+    tasks: usize,
+    pub(super) cpus: usize,
+    pub(super) vcpus: usize,
+}
+
+enum Place {
+    Task(usize),
+    Contexts,
+    Counters,
+    Debugger,
+    Histogram,
+    Turn(usize),
+    InRun(usize),
+    Cpu(usize),
+    Vcpu(usize),
+}
+
+impl Shape {
+    fn of(machine: &Machine) -> Shape {
+        Shape { tasks: machine.tasks.len(), cpus: machine.cpus.len(), vcpus: machine.vcpus.len() }
+    }
+
+    /// How many parts are neither a CPU nor a vCPU: what the host knows.
+    pub(super) const fn host(self) -> usize {
+        self.tasks + 4 + self.cpus + self.vcpus
+    }
+
+    /// How many parts are not a vCPU.
+    pub(super) const fn without_vcpus(self) -> usize {
+        self.host() + self.cpus
+    }
+
+    pub(super) const fn all(self) -> usize {
+        self.without_vcpus() + self.vcpus
+    }
+
+    /// How many numbers a state is: one for what the host knows, one for each CPU and each vCPU.
+    pub(super) const fn width(self) -> usize {
+        1 + self.cpus + self.vcpus
+    }
+
+    const fn place(self, part: usize) -> Place {
+        if part < self.tasks {
+            return Place::Task(part);
+        }
+        match part - self.tasks {
+            0 => Place::Contexts,
+            1 => Place::Counters,
+            2 => Place::Debugger,
+            3 => Place::Histogram,
+            rest => match (rest - 4, self.cpus, self.vcpus) {
+                (at, cpus, _) if at < cpus => Place::Turn(at),
+                (at, cpus, vcpus) if at < cpus + vcpus => Place::InRun(at - cpus),
+                (at, cpus, vcpus) if at < 2 * cpus + vcpus => Place::Cpu(at - cpus - vcpus),
+                (at, cpus, vcpus) => Place::Vcpu(at - 2 * cpus - vcpus),
+            },
+        }
+    }
+}
+
 /// The parts of all states.
 #[derive(Debug)]
 pub(super) struct Store {
-    hosts: Parts<Host>,
+    pub(super) shape: Shape,
+    tasks: Parts<Task>,
+    contexts: Parts<Vec<Context>>,
+    counters: Parts<Vec<Counter>>,
+    debuggers: Parts<Debugger>,
+    histograms: Parts<Histogram>,
+    turns: Parts<Turn>,
     cpus: Parts<Cpu>,
     vcpus: Parts<Vcpu>,
-    counts: (usize, usize),
+    /// The numbers of what the host knows.
+    hosts: Parts<Box<[u32]>>,
 }
 
 impl Store {
-    pub(super) fn new(scope: &Scope) -> Store {
+    pub(super) fn new(machine: &Machine) -> Store {
         Store {
-            hosts: Parts::new(),
+            shape: Shape::of(machine),
+            tasks: Parts::new(),
+            contexts: Parts::new(),
+            counters: Parts::new(),
+            debuggers: Parts::new(),
+            histograms: Parts::new(),
+            turns: Parts::new(),
             cpus: Parts::new(),
             vcpus: Parts::new(),
-            counts: (scope.options.cpus, scope.vcpus),
+            hosts: Parts::new(),
         }
     }
 
-    /// How many numbers a state is.
-    pub(super) fn width(&self) -> usize {
-        1 + self.counts.0 + self.counts.1
-    }
-
-    /// A machine as a state: appends its numbers.
-    pub(super) fn pack(&self, machine: &Machine, row: &mut Vec<u32>) {
-        let hash_of =
-            |host: &Host| hash(&(&host.tasks, &host.contexts, &host.counters, &host.debugger, &host.histogram));
-        let Machine { tasks, contexts, counters, debugger, histogram, .. } = machine;
-        let same = |host: &Host| {
-            host.counters == *counters
-                && host.contexts == *contexts
-                && host.tasks == *tasks
-                && host.debugger == *debugger
-                && host.histogram == *histogram
-        };
-        let make = || Host {
-            tasks: tasks.clone(),
-            contexts: contexts.clone(),
-            counters: counters.clone(),
-            debugger: debugger.clone(),
-            histogram: histogram.clone(),
-        };
-        row.push(self.hosts.number(hash(&(tasks, contexts, counters, debugger, histogram)), same, make, hash_of));
-        for cpu in &machine.cpus {
-            row.push(self.cpus.number(hash(cpu), |other| other == cpu, || cpu.clone(), hash));
-        }
-        for vcpu in &machine.vcpus {
-            row.push(self.vcpus.number(hash(vcpu), |other| other == vcpu, || *vcpu, hash));
+    /// The number of a part of a machine.
+    pub(super) fn number(&self, machine: &Machine, part: usize) -> u32 {
+        match self.shape.place(part) {
+            Place::Task(at) => self.tasks.number(machine.tasks[at].unseen()),
+            Place::Contexts => self.contexts.number(machine.contexts.unseen()),
+            Place::Counters => self.counters.number(machine.counters.unseen()),
+            Place::Debugger => self.debuggers.number(machine.debugger.unseen()),
+            Place::Histogram => self.histograms.number(machine.histogram.unseen()),
+            Place::Turn(at) => self.turns.number(machine.turns[at].unseen()),
+            Place::InRun(at) => u32::from(*machine.in_run[at].unseen()),
+            Place::Cpu(at) => self.cpus.number(machine.cpus[at].unseen()),
+            Place::Vcpu(at) => self.vcpus.number(machine.vcpus[at].unseen()),
         }
     }
 
-    /// A state as a machine.
-    pub(super) fn unpack(&self, row: &[u32], scope: &Scope, policy: Policy) -> Machine {
-        let mut machine = Machine::new(scope.options, policy);
-        machine.mutant = scope.mutant;
-        self.hosts.with(row[0], |host| {
-            machine.tasks.clone_from(&host.tasks);
-            machine.contexts.clone_from(&host.contexts);
-            machine.counters.clone_from(&host.counters);
-            machine.debugger.clone_from(&host.debugger);
-            machine.histogram.clone_from(&host.histogram);
-        });
-        let (cpus, vcpus) = row[1..].split_at(self.counts.0);
-        for (cpu, &number) in machine.cpus.iter_mut().zip(cpus) {
-            self.cpus.with(number, |part| cpu.clone_from(part));
+    /// Makes a part of a machine that of the number.
+    pub(super) fn load(&self, machine: &mut Machine, part: usize, number: u32) {
+        match self.shape.place(part) {
+            Place::Task(at) => self.tasks.with(number, |value| machine.tasks[at].set_unseen(value)),
+            Place::Contexts => self.contexts.with(number, |value| machine.contexts.set_unseen(value)),
+            Place::Counters => self.counters.with(number, |value| machine.counters.set_unseen(value)),
+            Place::Debugger => self.debuggers.with(number, |value| machine.debugger.set_unseen(value)),
+            Place::Histogram => self.histograms.with(number, |value| machine.histogram.set_unseen(value)),
+            Place::Turn(at) => self.turns.with(number, |value| machine.turns[at].set_unseen(value)),
+            Place::InRun(at) => machine.in_run[at].set_unseen(&(number != 0)),
+            Place::Cpu(at) => self.cpus.with(number, |value| machine.cpus[at].set_unseen(value)),
+            Place::Vcpu(at) => self.vcpus.with(number, |value| machine.vcpus[at].set_unseen(value)),
         }
-        machine.vcpus.extend(vcpus.iter().map(|&number| self.vcpus.with(number, |part| *part)));
-        machine
+    }
+
+    /// A machine as a state.
+    pub(super) fn row(&self, machine: &Machine) -> Vec<u32> {
+        let parts: Vec<u32> = (0..self.shape.all()).map(|part| self.number(machine, part)).collect();
+        let (host, rest) = parts.split_at(self.shape.host());
+        std::iter::once(self.host(host)).chain(rest.iter().copied()).collect()
+    }
+
+    /// The number of what the host knows, from the numbers of its parts.
+    pub(super) fn host(&self, parts: &[u32]) -> u32 {
+        self.hosts.number(&Box::from(parts))
+    }
+
+    /// The other way round: appends them.
+    pub(super) fn parts_of_host(&self, number: u32, parts: &mut Vec<u32>) {
+        self.hosts.with(number, |host| parts.extend_from_slice(host));
     }
 
     /// About how many bytes the parts take.
     pub(super) fn bytes(&self) -> usize {
-        // What a host has on the heap, as a rule: a few lists of a few numbers for each task.
-        let heap = 1024;
-        self.hosts.len() * (size_of::<Host>() + heap)
+        // What a part has on the heap, as a rule: a few lists of a few numbers.
+        let heap = 128;
+        self.tasks.len() * (size_of::<Task>() + heap)
+            + self.contexts.len() * 4 * (size_of::<Context>() + heap)
+            + self.counters.len() * 4 * size_of::<Counter>()
+            + self.debuggers.len() * (size_of::<Debugger>() + heap)
+            + self.histograms.len() * (size_of::<Histogram>() + heap)
             + self.cpus.len() * (size_of::<Cpu>() + 8)
             + self.vcpus.len() * (size_of::<Vcpu>() + 8)
+            + self.hosts.len() * (self.shape.host() * 4 + 32)
     }
 }
 
-fn hash<T: Hash>(value: &T) -> u64 {
-    FxBuildHasher.hash_one(value)
+fn row_hash(row: &[u32]) -> u64 {
+    super::memo::hash(row.iter().copied())
 }
 
 /// The states, by number, each with the one that it was first reached from.
@@ -173,8 +235,8 @@ pub(super) struct States {
 }
 
 impl States {
-    pub(super) fn new(width: usize) -> States {
-        States { width, rows: Vec::new(), links: Vec::new(), index: HashTable::new() }
+    pub(super) fn new(shape: Shape) -> States {
+        States { width: shape.width(), rows: Vec::new(), links: Vec::new(), index: HashTable::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -192,7 +254,7 @@ impl States {
     }
 
     pub(super) fn knows(&self, row: &[u32]) -> bool {
-        self.index.find(hash(&row), |&state| self.row(state as usize) == row).is_some()
+        self.index.find(row_hash(row), |&state| self.row(state as usize) == row).is_some()
     }
 
     /// Adds a state unless it is there already.
@@ -200,14 +262,14 @@ impl States {
         let States { width, rows, links, index } = self;
         let at = |state: u32| state as usize * *width;
         let is = |&state: &u32| rows[at(state)..at(state) + *width] == *row;
-        let hash_of = hash(&row);
+        let hash_of = row_hash(row);
         if index.find(hash_of, is).is_some() {
             return;
         }
         let state = links.len() as u32;
         rows.extend_from_slice(row);
         links.push((from as u32, by));
-        index.insert_unique(hash_of, state, |&state| hash(&&rows[at(state)..at(state) + *width]));
+        index.insert_unique(hash_of, state, |&state| row_hash(&rows[at(state)..at(state) + *width]));
     }
 
     /// How many bytes all of them take.

@@ -37,7 +37,7 @@ impl Machine {
             first = Some(self.guest_db(id, cpu, exception, probe));
         }
         for part in parts(access, insn) {
-            if self.cpu(cpu).guest != Some(id) {
+            if self.guest(cpu) != Some(id) {
                 break;
             }
             let trapped = self.trap(cpu, part, insn);

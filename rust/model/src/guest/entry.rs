@@ -13,19 +13,19 @@ use crate::{CpuId, TaskId, VcpuId};
 impl Machine {
     /// VM entry.
     pub(crate) fn vm_entry<P: Probe>(&mut self, id: VcpuId, probe: &mut P) -> Result<Outcome, Misuse> {
-        let cpu = self.running_on(self.vcpu(id).task)?;
+        let cpu = self.running_on(self.thread(id))?;
         Ok(self.enter(id, cpu, probe))
     }
 
     pub(super) fn enter<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) -> Outcome {
-        let before = self.cpu(cpu).bank.cost.touched();
+        let before = self.touched(cpu);
         let policy = self.policy;
         if policy.has(Delta::Announce) {
             let loan = announce::lend(&mut On { machine: self, cpu, probe });
             self.cpus[cpu.index()].loan = Some(loan);
         }
+        let is_loaded = std::mem::replace(&mut *self.in_run[id.index()], true);
         let vcpu = &mut self.vcpus[id.index()];
-        let is_loaded = std::mem::replace(&mut vcpu.in_run, true);
         vcpu.loaded = 0;
         if vcpu.pending_db.is_some() {
             vcpu.own.dr7 &= !Dr7::GD;
@@ -108,7 +108,7 @@ impl Machine {
     }
 
     pub(super) fn leave<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
-        let before = self.cpu(cpu).bank.cost.touched();
+        let before = self.touched(cpu);
         let policy = self.policy;
         self.hardware_exit(id, cpu);
         policy.vm_exit(&mut self.kvm(id, cpu, probe));
@@ -132,7 +132,7 @@ impl Machine {
         probe: &mut P,
         handler: impl FnOnce(&mut Machine, &mut P),
     ) {
-        match self.cpu(cpu).guest {
+        match self.guest(cpu) {
             None => handler(self, probe),
             Some(guest) => {
                 self.leave(guest, cpu, probe);
@@ -173,7 +173,8 @@ impl Machine {
 
     /// The thread of a vCPU is back in user space, or calls from there: KVM_RUN has ended (`vcpu_put`).
     pub(super) fn return_to_user<P: Probe>(&mut self, id: VcpuId, cpu: CpuId, probe: &mut P) {
-        if std::mem::take(&mut self.vcpus[id.index()].in_run) {
+        if *self.in_run[id.index()] {
+            *self.in_run[id.index()] = false;
             let policy = self.policy;
             policy.vcpu_put(&mut self.kvm(id, cpu, probe));
         }
@@ -181,10 +182,8 @@ impl Machine {
 
     /// The thread of a vCPU leaves its CPU inside KVM_RUN (`kvm_sched_out`).
     pub(crate) fn preempt_vcpus<P: Probe>(&mut self, task: TaskId, cpu: CpuId, probe: &mut P) {
-        for id in (0..self.vcpus.len()).map(VcpuId::from) {
-            if self.vcpu(id).task == task {
-                self.return_to_user(id, cpu, probe);
-            }
+        for id in self.vcpus_of(task).collect::<Vec<_>>() {
+            self.return_to_user(id, cpu, probe);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Machine {
                 }
             }
         }
-        cpu.guest = Some(id);
+        self.turns[on.index()].guest = Some(id);
         self.emulate_entry(on, host);
     }
 
@@ -70,7 +70,7 @@ impl Machine {
                 }
             }
         }
-        cpu.guest = None;
+        self.turns[on.index()].guest = None;
         self.emulate_exit(on, guest);
     }
 }

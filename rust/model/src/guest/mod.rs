@@ -31,15 +31,15 @@ impl Machine {
 
     /// The CPU of a guest that is running.
     fn in_guest(&self, id: VcpuId) -> Result<CpuId, Misuse> {
-        let cpu = self.task(self.vcpu(id).task).cpu;
-        if self.cpu(cpu).guest == Some(id) { Ok(cpu) } else { Err(Misuse::NotInGuest(id)) }
+        let cpu = self.task(self.thread(id)).cpu;
+        if self.guest(cpu) == Some(id) { Ok(cpu) } else { Err(Misuse::NotInGuest(id)) }
     }
 
     /// The CPU of a vCPU whose guest is not running.
     fn out_of_guest(&self, id: VcpuId) -> Result<CpuId, Misuse> {
         match self.in_guest(id) {
             Ok(cpu) => Err(Misuse::InGuest(cpu, id)),
-            Err(_) => Ok(self.task(self.vcpu(id).task).cpu),
+            Err(_) => Ok(self.task(self.thread(id)).cpu),
         }
     }
 
@@ -82,9 +82,9 @@ impl Machine {
 
     /// Sets a guest register as a trace shows that the guest itself did, whether or not the access exits.
     pub fn observe_guest_dr(&mut self, id: VcpuId, dr: Dr, value: u64) {
-        let cpu = self.task(self.vcpu(id).task).cpu;
+        let cpu = self.task(self.thread(id)).cpu;
         self.vcpus[id.index()].own.set(dr, fixed(dr, value));
-        if self.cpu(cpu).guest == Some(id) {
+        if self.guest(cpu) == Some(id) {
             self.write_hardware(cpu, dr, value);
         }
     }

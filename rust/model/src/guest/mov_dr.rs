@@ -84,7 +84,7 @@ impl Machine {
             self.vcpus[id.index()].exit = Exit::MovDr;
             self.leave(id, cpu, probe);
             if let Some(fault) = self.mov_dr_fault_found_by_kvm(id, number, write, cpl) {
-                self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+                self.cost_of(cpu).vm_exits += 1;
                 return Ok(self.inject(id, cpu, fault, probe));
             }
             let handling = self.handle_dr(id, cpu, DrAccess { dr: number, write }, probe);
@@ -167,7 +167,7 @@ impl Machine {
         let Some(value) = write else { return Outcome::Value(vcpu.dr7) };
         vcpu.dr7 = fixed(Dr::Control, value);
         vcpu.own.dr7 = vcpu.dr7;
-        self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+        self.cost_of(cpu).vm_exits += 1;
         Outcome::Ok
     }
 
@@ -179,7 +179,7 @@ impl Machine {
         access: DrAccess,
         probe: &mut P,
     ) -> DrHandling {
-        self.cpus[cpu.index()].bank.cost.vm_exits += 1;
+        self.cost_of(cpu).vm_exits += 1;
         let (policy, lost, ignored) = (self.policy, self.is_lost(access.dr), self.is_ignored(access));
         let mut kvm = self.kvm(id, cpu, probe);
         let handling = policy.dr_access(&mut kvm);

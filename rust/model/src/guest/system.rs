@@ -75,7 +75,7 @@ impl Machine {
                 what(self, cpu, probe);
                 self.enter(id, cpu, probe);
             }
-            Err(_) => what(self, self.task(self.vcpu(id).task).cpu, probe),
+            Err(_) => what(self, self.task(self.thread(id)).cpu, probe),
         }
     }
 

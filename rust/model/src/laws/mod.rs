@@ -203,10 +203,22 @@ pub fn judge(
     interruption: Option<(At, &Event)>,
     laws: Laws,
 ) -> Result<Judged, Misuse> {
+    let mut judged = judge_transition(machine, event, interruption, laws)?;
+    judged.breach = judged.breach.or_else(|| machine.breach(laws));
+    Ok(judged)
+}
+
+/// [`judge`] without a look at the state that it comes to.
+pub(crate) fn judge_transition(
+    machine: &mut Machine,
+    event: &Event,
+    interruption: Option<(At, &Event)>,
+    laws: Laws,
+) -> Result<Judged, Misuse> {
     let mut witness = Witness::new(machine, event, laws);
     if let Some((at, event)) = interruption {
         witness = witness.interrupted_by(at, event.clone());
     }
     let outcome = machine.apply(event, &mut witness)?;
-    witness.conclude(machine, event, outcome)
+    witness.conclude_transition(machine, event, outcome)
 }

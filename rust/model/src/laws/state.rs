@@ -4,21 +4,30 @@ use debugreg::{Breakpoint, Dr7, Registers};
 
 use super::{Breach, Law, Laws};
 use crate::counter::State;
-use crate::machine::Machine;
+use crate::machine::{Cpu, Machine};
 use crate::policy::HostHalf;
 use crate::policy::hooks::World;
+use crate::vcpu::Vcpu;
 use crate::{CounterId, CpuId, VcpuId};
 
 impl Machine {
     /// The first law that the machine breaks as it stands.
     pub fn breach(&self, laws: Laws) -> Option<Breach> {
-        let cpus = (0..self.cpu_count()).map(CpuId::from).filter(|&cpu| self.cpu(cpu).is_online);
-        let of_cpus = cpus.map(|cpu| match self.cpu(cpu).guest {
-            Some(guest) => self.guest_breach(cpu, guest),
-            None => self.host_breach(cpu),
-        });
-        let all = of_cpus.chain([self.slots_breach()]);
-        all.flatten().find(|breach| laws.has(breach.law))
+        let mut all = (0..self.cpu_count()).map(|cpu| Some(CpuId::from(cpu))).chain([None]);
+        all.find_map(|of| self.breach_of(of, laws))
+    }
+
+    /// What a CPU breaks, or the rule of slots.
+    pub(crate) fn breach_of(&self, cpu: Option<CpuId>, laws: Laws) -> Option<Breach> {
+        let breach = match cpu {
+            None => self.slots_breach(),
+            Some(cpu) if !self.is_online(cpu) => None,
+            Some(cpu) => match self.guest(cpu) {
+                Some(guest) => self.guest_breach(cpu, guest),
+                None => self.host_breach(cpu),
+            },
+        };
+        breach.filter(|breach| laws.has(breach.law))
     }
 
     fn host_breach(&self, cpu: CpuId) -> Option<Breach> {
@@ -76,14 +85,15 @@ impl Machine {
 
     /// Whether nobody has a breakpoint, or a window on the registers, anywhere.
     pub(super) fn has_nothing_set(&self) -> bool {
-        let counters = self.counters().all(|(_, counter)| !counter.is_live());
-        let cpus = (0..self.cpu_count()).map(CpuId::from);
-        let kgdb = cpus.map(|cpu| self.kgdb_breakpoints(cpu).count()).sum::<usize>() == 0;
-        let guests = self.vcpus.iter().all(|vcpu| {
+        let no_kgdb = |cpu| self.kgdb_breakpoints(cpu).next().is_none();
+        let no_guest = |vcpu: &Vcpu| {
             !Dr7(vcpu.own.dr7).any_armed() && !vcpu.is_debugged() && vcpu.nested.is_none() && vcpu.vmcs.dr_intercept
-        });
-        let settled = self.cpus.iter().all(|cpu| cpu.loan.is_none_or(|loan| loan.is_settled(cpu.bank.announced)));
-        counters && kgdb && guests && settled
+        };
+        let is_settled = |cpu: &Cpu| cpu.loan.is_none_or(|loan| loan.is_settled(cpu.bank.announced));
+        self.counters().all(|(_, counter)| !counter.is_live())
+            && (0..self.cpu_count()).map(CpuId::from).all(no_kgdb)
+            && self.vcpus.iter().all(|vcpu| no_guest(vcpu))
+            && self.cpus.iter().all(|cpu| is_settled(cpu))
     }
 
     /// Whether software arms a guest's breakpoints before the entry, behind a filter.

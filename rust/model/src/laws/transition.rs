@@ -7,6 +7,7 @@ use super::state::list;
 use super::{Breach, Judged, Law, Laws};
 use crate::event::{Event, ExitReason, Misuse, Nmi, Outcome};
 use crate::machine::Machine;
+use crate::part::Footprint;
 use crate::policy::HostHalf;
 use crate::scenario::At;
 use crate::step::{Mark, Probe, Step};
@@ -17,14 +18,14 @@ use crate::{CpuId, VcpuId};
 pub struct Witness {
     laws: Laws,
     expected: Expected,
-    /// By CPU: what its host side was owed before.
-    owed: Vec<Vec<Breakpoint>>,
+    /// By CPU: what its host side was owed before, and what says so.
+    owed: Vec<(Vec<Breakpoint>, Footprint)>,
     /// What software had armed of the guests' before, where it does.
     guests: Vec<Breakpoint>,
     /// What was armed in between that was not owed before.
     seen: Vec<(CpuId, Breakpoint)>,
-    /// MOV DRs so far, if nothing is set and there should be none; where the first one would be told.
-    free: bool,
+    /// MOV DRs so far, and whether nothing is set, so that there should be none.
+    free: (bool, Footprint),
     moves: usize,
     breach: Option<Breach>,
     steps: usize,
@@ -45,10 +46,10 @@ impl Witness {
         Witness {
             laws,
             expected: if judges { Expected::of(machine, event) } else { Expected::Anything },
-            owed: cpus.map(|cpu| machine.host_owed(cpu)).collect(),
+            owed: cpus.map(|cpu| machine.apart(|machine| machine.host_owed(cpu))).collect(),
             guests: if judges && machine.arms_early() { guests_of(machine) } else { Vec::new() },
             seen: Vec::new(),
-            free: judges && is_hook(event) && machine.has_nothing_set(),
+            free: machine.apart(|machine| judges && is_hook(event) && machine.has_nothing_set()),
             moves: 0,
             breach: None,
             steps: 0,
@@ -67,6 +68,18 @@ impl Witness {
         self
     }
 
+    /// Before a step at which everything is as it was, and of which somebody else says that it is right.
+    pub(crate) fn pass(&mut self) {
+        self.steps += 1;
+    }
+
+    /// Whether nothing is wrong in host context, neither as it is nor with a plain NMI on top.
+    pub(crate) fn is_quiet(&mut self, machine: &mut Machine, cpu: CpuId, nmi: bool) -> bool {
+        self.look(machine, cpu);
+        let looks_right = self.breach.is_none() && self.seen.is_empty();
+        looks_right && (!nmi || self.try_inside(machine, &Event::Nmi(cpu, Nmi::Plain)))
+    }
+
     /// How many steps there have been.
     pub fn steps(&self) -> usize {
         self.steps
@@ -77,7 +90,20 @@ impl Witness {
     /// # Errors
     ///
     /// [`Misuse`] of the interruption.
-    pub fn conclude(mut self, machine: &Machine, event: &Event, outcome: Outcome) -> Result<Judged, Misuse> {
+    pub fn conclude(self, machine: &Machine, event: &Event, outcome: Outcome) -> Result<Judged, Misuse> {
+        let laws = self.laws;
+        let mut judged = self.conclude_transition(machine, event, outcome)?;
+        judged.breach = judged.breach.or_else(|| machine.breach(laws));
+        Ok(judged)
+    }
+
+    /// After the event, whatever the state that it came to.
+    pub(crate) fn conclude_transition(
+        mut self,
+        machine: &Machine,
+        event: &Event,
+        outcome: Outcome,
+    ) -> Result<Judged, Misuse> {
         if let Some(misuse) = self.failed.take() {
             return Err(misuse);
         }
@@ -87,7 +113,10 @@ impl Witness {
         if let Some(breach) = self.strange(machine) {
             self.tell(breach);
         }
-        if self.free && self.moves > 0 && machine.has_nothing_set() {
+        if self.moves > 0 {
+            machine.notice(self.free.1);
+        }
+        if self.moves > 0 && self.free.0 && machine.has_nothing_set() {
             self.tell(Breach {
                 law: Law::SkipFree,
                 why: format!("nothing is set anywhere, and {} MOV DR were executed", self.moves),
@@ -98,8 +127,7 @@ impl Witness {
         {
             self.tell(breach);
         }
-        let breach = self.breach.or_else(|| machine.breach(self.laws));
-        Ok(Judged { outcome, breach, steps: self.steps, interrupted: self.interrupted })
+        Ok(Judged { outcome, breach: self.breach, steps: self.steps, interrupted: self.interrupted })
     }
 
     fn tell(&mut self, breach: Breach) {
@@ -123,7 +151,7 @@ impl Witness {
     fn look(&mut self, machine: &Machine, cpu: CpuId) {
         let of = machine.cpu(cpu);
         let dr7 = of.bank.hardware.dr7;
-        if self.laws.is_empty() || of.guest.is_some() || machine.policy.host == HostHalf::Thread {
+        if self.laws.is_empty() || machine.guest(cpu).is_some() || machine.policy.host == HostHalf::Thread {
             return;
         }
         if dr7 & Dr7::GD != 0 && !machine.arms_early() {
@@ -140,8 +168,10 @@ impl Witness {
                 why: format!("cpu{} has dr7={dr7:#x} while its shadow is inactive: an NMI would run with it", cpu.0),
             });
         }
+        let (owed, looked) = &self.owed[cpu.index()];
+        machine.notice(*looked);
         for (_, bp) in of.bank.hardware.armed() {
-            if !self.owed[cpu.index()].contains(&bp) && !self.seen.contains(&(cpu, bp)) {
+            if !owed.contains(&bp) && !self.seen.contains(&(cpu, bp)) {
                 self.seen.push((cpu, bp));
             }
         }

@@ -28,7 +28,7 @@ impl Half for Linux2_6_32 {
     }
 
     fn vm_exit<P: Probe>(kvm: &mut Kvm<'_, P>) {
-        let task = kvm.vcpu().task;
+        let task = kvm.host.machine.thread(kvm.id);
         let thread = kvm.host.machine.task(task).thread;
         if kvm.vcpu().bp_enabled || thread.is_debugged() {
             for slot in Slot::ALL {

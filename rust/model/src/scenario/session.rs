@@ -163,19 +163,16 @@ impl Session {
 
     /// A mistake in an event, in the words of its names.
     pub fn explain(&self, misuse: &Misuse) -> String {
-        let runs = |cpu: CpuId| {
-            let cpu_state = self.machine.cpu(cpu);
-            match cpu_state.guest {
-                Some(guest) => format!("cpu{} runs the guest of {}", cpu.0, self.names.vcpu(guest)),
-                None => format!("cpu{} runs {}", cpu.0, self.names.task(cpu_state.running)),
-            }
+        let runs = |cpu: CpuId| match self.machine.guest(cpu) {
+            Some(guest) => format!("cpu{} runs the guest of {}", cpu.0, self.names.vcpu(guest)),
+            None => format!("cpu{} runs {}", cpu.0, self.names.task(self.machine.running(cpu))),
         };
         match *misuse {
             Misuse::NotRunning(task) => {
                 format!("{} is not running: {}", self.names.task(task), runs(self.machine.task(task).cpu))
             }
             Misuse::NotInGuest(vcpu) => {
-                let cpu = self.machine.task(self.machine.vcpu(vcpu).task).cpu;
+                let cpu = self.machine.task(self.machine.thread(vcpu)).cpu;
                 format!("the guest of {} is not running: {}; vm_entry comes first", self.names.vcpu(vcpu), runs(cpu))
             }
             Misuse::InGuest(cpu, _) => format!("{}: vm_exit comes first", runs(cpu)),

@@ -182,7 +182,7 @@ impl Walk {
         for cpu in (0..CPUS).map(CpuId) {
             let announced = self.machine.slots(cpu).iter().filter(|&&holder| holder == Holder::Kgdb).count();
             let mut owed = self.machine.owed(cpu);
-            if self.machine.cpu(cpu).guest.is_none() && owed.len() + announced > 4 {
+            if self.machine.guest(cpu).is_none() && owed.len() + announced > 4 {
                 prop_assert!(self.inherited && self.exited, "over-committed without M1");
                 for armed in self.machine.armed(cpu) {
                     let at = owed.iter().position(|bp| *bp == armed);
@@ -214,10 +214,10 @@ impl Walk {
                     placed.push(id);
                 }
             }
-            if let Some(guest) = machine.cpu(cpu).guest {
+            if let Some(guest) = machine.guest(cpu) {
                 self.check_reads(guest, op)?;
             } else {
-                let asked = self.ledger.owed(cpu, machine.cpu(cpu).running);
+                let asked = self.ledger.owed(cpu, machine.running(cpu));
                 prop_assert_eq!(machine.armed(cpu), asked, "what was asked for of cpu{} after {:?}", cpu.0, op);
                 // The shadow says what the hardware does (INV1 to INV3).
                 let registers = shadow(machine, cpu);

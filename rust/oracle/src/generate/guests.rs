@@ -103,7 +103,7 @@ impl Guests {
         let name = self.vcpus[at].clone();
         let machine = &self.host.session.machine;
         let runs = machine.guest_runs(vcpu);
-        let task = machine.vcpu(vcpu).task;
+        let task = machine.thread(vcpu);
         let (is_running, cpu) = (machine.is_running(task), machine.task(task).cpu);
         let host = if runs { 12 } else { 40 };
         if self.host.often(host) {

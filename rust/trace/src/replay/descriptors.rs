@@ -88,7 +88,7 @@ impl Replayer<'_> {
 
     /// Closes a descriptor; that interrupts the counter's CPU, too.
     pub(super) fn close(&mut self, task: TaskId, counter: CounterId) {
-        match self.machine.runs_on(counter).filter(|&cpu| self.machine.cpu(cpu).guest.is_some()) {
+        match self.machine.runs_on(counter).filter(|&cpu| self.machine.guest(cpu).is_some()) {
             Some(cpu) => self.interrupts.push((cpu, Interrupt::Close(task, counter))),
             None => self.machine.close_descriptor(task, counter, &mut self.watch),
         }
@@ -96,7 +96,7 @@ impl Replayer<'_> {
 
     /// Performs an event on a counter, after the next VM exit if its CPU runs a guest: the interrupt causes one.
     pub(super) fn apply_or_interrupt(&mut self, counter: CounterId, event: Event) {
-        match self.machine.runs_on(counter).filter(|&cpu| self.machine.cpu(cpu).guest.is_some()) {
+        match self.machine.runs_on(counter).filter(|&cpu| self.machine.guest(cpu).is_some()) {
             Some(cpu) => self.interrupts.push((cpu, Interrupt::Event(event))),
             None => drop(self.apply(&event)),
         }

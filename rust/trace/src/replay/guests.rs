@@ -265,7 +265,7 @@ impl Replayer<'_> {
 
     pub(super) fn exit(&mut self, row: &Row, cpu: CpuId) {
         let Input::KvmExit { vcpu: number, rip, why, guest_dr7 } = row.input else { return };
-        let vcpu = match self.machine.cpu(cpu).guest {
+        let vcpu = match self.machine.guest(cpu) {
             Some(vcpu) => vcpu,
             None => self.find(row, cpu, number),
         };
