@@ -243,28 +243,36 @@ impl Search<'_> {
     fn expand(&self, chunk: &[usize], states: &States) -> Chunk {
         let thread = rayon::current_thread_index().unwrap_or(0);
         let mut worker = self.workers[thread].lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = Chunk::default();
+        let (mut found, mut known, mut row) = (Chunk::default(), Vec::new(), Vec::new());
         for &state in chunk {
             if self.stop.load(Ordering::Relaxed) || found.breach.is_some() {
                 break;
             }
-            let mut by = 0;
-            worker.expand(states.row(state), |worker, Found { kind, trials, breaks, row }| {
+            worker.expand(states.row(state));
+            // All at once: what one waits for does not wait for the other.
+            let width = states.width();
+            known.clear();
+            known.extend(worker.rows.chunks(width).map(|row| states.knows(row)));
+            let mut at = 0;
+            for (by, one) in (0..).zip(0..worker.found.len()) {
+                let Found { kind, trials, breaks, is_other } = worker.found[one];
                 found.counts.transitions += u64::from(1 + trials);
                 found.counts.by_kind[kind as usize] += 1;
                 found.counts.by_kind[Kind::Nmi as usize] += u64::from(trials);
-                let new = row.filter(|row| !states.knows(row));
-                if breaks || new.is_some_and(|row| worker.breaks(row)) {
+                row.clear();
+                if is_other && !known[at] {
+                    row.extend_from_slice(&worker.rows[at * width..(at + 1) * width]);
+                }
+                at += usize::from(is_other);
+                if breaks || !row.is_empty() && worker.breaks(&row) {
                     found.breach = Some((state, by));
-                    return false;
+                    break;
                 }
-                if let Some(row) = new {
+                if !row.is_empty() {
                     found.found.push((state, by));
-                    found.rows.extend_from_slice(row);
+                    found.rows.extend_from_slice(&row);
                 }
-                by += 1;
-                true
-            });
+            }
         }
         if worker.bytes() > self.memory / 4 / self.workers.len() {
             worker.forget();

@@ -243,6 +243,11 @@ impl States {
         self.links.len()
     }
 
+    /// How many numbers a state is.
+    pub(super) const fn width(&self) -> usize {
+        self.width
+    }
+
     pub(super) fn row(&self, state: usize) -> &[u32] {
         &self.rows[state * self.width..(state + 1) * self.width]
     }

@@ -1,7 +1,7 @@
 //! Finds out what a state leads to, asking the model only what it has not been asked before.
 
 use super::canon::{self, Order};
-use super::memo::{Known, Seen, Table, UNKNOWN, Views};
+use super::memo::{Answer, Lists, Question, Seen, Span, Table, UNKNOWN, Views};
 use super::moves::{self, Group, Move};
 use super::scope::{Kind, Scope};
 use super::search::{is_interruptible, is_quiet, perform};
@@ -10,33 +10,8 @@ use crate::CpuId;
 use crate::machine::Machine;
 use crate::part::Footprint;
 
-/// Some consecutive entries of a list.
-#[derive(Copy, Clone, Debug)]
-struct Span {
-    first: u32,
-    count: u16,
-}
-
-impl Span {
-    fn of<T>(list: &[T], first: usize) -> Span {
-        Span { first: first as u32, count: u16::try_from(list.len() - first).expect("a state has not so many moves") }
-    }
-
-    fn range(self) -> std::ops::Range<usize> {
-        self.first as usize..self.first as usize + usize::from(self.count)
-    }
-}
-
-/// What comes of an event: some of [`Memo::effects`].
-#[derive(Copy, Clone, Debug)]
-struct Effects {
-    span: Span,
-    /// The CPUs that must be quiet for it, a bit for each.
-    deferred: u8,
-}
-
 /// What an event with its interruption does.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 struct Effect {
     /// The parts that it changes: some of [`Memo::changes`].
     changes: Span,
@@ -65,13 +40,14 @@ struct VcpuFacts {
     order: Order,
 }
 
-/// What a state leads to, one event after the other.
-pub(super) struct Found<'a> {
+/// What a state leads to, by one event with its interruption.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Found {
     pub(super) kind: Kind,
     pub(super) trials: u16,
     pub(super) breaks: bool,
-    /// The state that it leads to; `None` if it is the same one.
-    pub(super) row: Option<&'a [u32]>,
+    /// It leads to another state: the next of [`Worker::rows`].
+    pub(super) is_other: bool,
 }
 
 /// One thread's.
@@ -81,10 +57,13 @@ pub(super) struct Worker<'a> {
     has_symmetry: bool,
     memo: Memo,
     model: Model<'a>,
-    /// The state that is explored, and one that it leads to: its parts, and as it is kept.
+    /// The state that is explored, and one that it leads to.
     seen: Seen,
     next: Seen,
-    row: Vec<u32>,
+    parts: Vec<u32>,
+    /// What it leads to, in a fixed order, and those states.
+    pub(super) found: Vec<Found>,
+    pub(super) rows: Vec<u32>,
 }
 
 /// Who is asked what has not been asked before.
@@ -98,20 +77,19 @@ struct Model<'a> {
 /// What has been found out so far.
 struct Memo {
     views: Views,
-    /// By group: what can happen, in `list`.
-    moves: Vec<Known<Span>>,
-    list: Vec<u32>,
-    /// The events that have happened, and what came of each.
+    /// By group: what can happen.
+    moves: Vec<Question>,
+    lists: Lists<u32>,
+    /// The events that have happened, what comes of each, and what comes of it where a CPU is not quiet.
     events: Vec<Move>,
-    known: Vec<Known<Effects>>,
-    /// What came of it where a CPU was not quiet.
-    loud: Vec<Known<Effects>>,
-    effects: Vec<Effect>,
-    changes: Vec<(u8, u32)>,
+    come: Vec<Question>,
+    loud: Vec<Question>,
+    effects: Lists<Effect>,
+    changes: Lists<(u8, u32)>,
     /// By CPU: whether it is quiet, without and with an NMI.
-    quiet: Vec<[Known<bool>; 2]>,
+    quiet: Vec<[Question; 2]>,
     /// By CPU, and of the rule of slots: whether a state breaks a law there.
-    breaches: Vec<Known<bool>>,
+    breaches: Vec<Question>,
     /// By everything but vCPUs.
     settled: Table<Settled>,
     /// By host, CPUs and how addresses are renamed.
@@ -129,15 +107,15 @@ impl Memo {
         let shape = store.shape;
         Memo {
             views: Views::default(),
-            moves: (0..groups).map(|_| Known::default()).collect(),
-            list: Vec::new(),
+            moves: (0..groups).map(|_| Question::default()).collect(),
+            lists: Lists::new(),
             events: Vec::new(),
-            known: Vec::new(),
+            come: Vec::new(),
             loud: Vec::new(),
-            effects: Vec::new(),
-            changes: Vec::new(),
+            effects: Lists::new(),
+            changes: Lists::new(),
             quiet: (0..shape.cpus).map(|_| Default::default()).collect(),
-            breaches: (0..=shape.cpus).map(|_| Known::default()).collect(),
+            breaches: (0..=shape.cpus).map(|_| Question::default()).collect(),
             settled: Table::new(shape.without_vcpus()),
             renamed: Table::new(1 + shape.cpus + 2),
             vcpus: Vec::new(),
@@ -147,15 +125,10 @@ impl Memo {
     }
 
     fn bytes(&self) -> usize {
-        let known = self.moves.iter().map(Known::bytes).sum::<usize>()
-            + self.known.iter().chain(&self.loud).map(Known::bytes).sum::<usize>()
-            + self.breaches.iter().chain(self.quiet.iter().flatten()).map(Known::bytes).sum::<usize>();
         let tables = self.views.bytes() + self.settled.bytes() + self.renamed.bytes() + self.renamed_vcpus.bytes();
-        let lists = self.effects.capacity() * size_of::<Effect>()
-            + self.changes.capacity() * size_of::<(u8, u32)>()
-            + self.vcpus.capacity() * size_of::<Option<VcpuFacts>>()
-            + (self.list.capacity() + self.hosts.capacity()) * 4;
-        known + tables + lists
+        let lists = self.lists.bytes() + self.effects.bytes() + self.changes.bytes();
+        let plain = self.vcpus.capacity() * size_of::<Option<VcpuFacts>>() + self.hosts.capacity() * 4;
+        tables + lists + plain
     }
 }
 
@@ -170,7 +143,9 @@ impl<'a> Worker<'a> {
             groups,
             seen: Seen::default(),
             next: Seen::default(),
-            row: Vec::new(),
+            parts: Vec::new(),
+            found: Vec::new(),
+            rows: Vec::new(),
         }
     }
 
@@ -185,35 +160,27 @@ impl<'a> Worker<'a> {
         (self.seen, self.next) = (Seen::default(), Seen::default());
     }
 
-    /// Calls `each` with everything that a state leads to, in a fixed order, until it says `false`.
-    pub(super) fn expand(&mut self, state: &[u32], mut each: impl FnMut(&mut Worker<'_>, Found<'_>) -> bool) {
+    /// Finds everything that a state leads to.
+    pub(super) fn expand(&mut self, state: &[u32]) {
         if !self.scope.reuse {
             self.forget();
         }
+        self.found.clear();
+        self.rows.clear();
         let mut seen = std::mem::take(&mut self.seen);
         self.parts_of(state, &mut seen);
         let here = self.settle(&seen.parts);
-        'all: for group in 0..self.groups.len() {
+        for group in 0..self.groups.len() {
             for at in self.moves(group, &mut seen).range() {
-                let event = self.memo.list[at] as usize;
+                let event = self.memo.lists.at(at) as usize;
                 for effect in self.effects(event, &mut seen).range() {
-                    let effect = self.memo.effects[effect];
-                    let is_other = effect.changes.count > 0;
+                    let effect = self.memo.effects.at(effect);
+                    let is_other = !effect.changes.is_empty();
                     if is_other {
                         self.lead(&seen.parts, effect, here);
                     }
-                    let row = std::mem::take(&mut self.row);
-                    let found = Found {
-                        kind: self.memo.events[event].0,
-                        trials: effect.trials,
-                        breaks: effect.breaks,
-                        row: is_other.then_some(&row),
-                    };
-                    let goes_on = each(self, found);
-                    self.row = row;
-                    if !goes_on {
-                        break 'all;
-                    }
+                    let Effect { trials, breaks, .. } = effect;
+                    self.found.push(Found { kind: self.memo.events[event].0, trials, breaks, is_other });
                 }
             }
         }
@@ -226,14 +193,15 @@ impl<'a> Worker<'a> {
         self.parts_of(state, &mut seen);
         let cpus = self.model.store.shape.cpus;
         let breaks = (0..=cpus).any(|of| {
-            let (known, views) = (&mut self.memo.breaches[of], &mut self.memo.views);
-            known.get(&mut seen, views).unwrap_or_else(|| {
+            let Memo { breaches, views, .. } = &mut self.memo;
+            let answer = breaches[of].answer(&mut seen, views).unwrap_or_else(|| {
                 let machine = self.model.load(&seen.parts);
                 let cpu = (of < cpus).then(|| CpuId::from(of));
-                let breaks = machine.breach_of(cpu, self.scope.laws).is_some();
-                known.insert(machine.parts_read(), &mut seen, views, breaks);
-                breaks
-            })
+                let answer = Answer::yes(machine.breach_of(cpu, self.scope.laws).is_some());
+                breaches[of].note(machine.parts_read(), &mut seen, views, answer);
+                answer
+            });
+            answer.is_yes()
         });
         self.next = seen;
         breaks
@@ -247,62 +215,58 @@ impl<'a> Worker<'a> {
         if hosts.len() < host + width {
             hosts.resize(host + width, UNKNOWN);
         }
-        if hosts[host] == UNKNOWN {
+        let host = &mut hosts[host..host + width];
+        if host[0] == UNKNOWN {
             self.model.store.parts_of_host(state[0], &mut seen.parts);
-            hosts[host..host + width].copy_from_slice(&seen.parts);
+            host.copy_from_slice(&seen.parts);
         } else {
-            seen.parts.extend_from_slice(&hosts[host..host + width]);
+            seen.parts.extend_from_slice(host);
         }
         seen.parts.extend_from_slice(&state[1..]);
     }
 
     /// What can happen to a group: events, by number.
     fn moves(&mut self, group: usize, seen: &mut Seen) -> Span {
-        let Memo { moves: known, views, list, events, known: results, loud, .. } = &mut self.memo;
-        if let Some(span) = known[group].get(seen, views) {
-            return span;
+        let Memo { moves, views, lists, events, come, loud, .. } = &mut self.memo;
+        if let Some(answer) = moves[group].answer(seen, views) {
+            return answer.span;
         }
         let machine = self.model.load(&seen.parts);
-        let first = list.len();
-        for event in moves::of_group(machine, self.scope, self.groups[group]) {
-            let number = events.iter().position(|other| *other == event).unwrap_or_else(|| {
-                events.push(event);
-                results.push(Known::default());
-                loud.push(Known::default());
-                events.len() - 1
-            });
-            list.push(number as u32);
-        }
-        let span = Span::of(list, first);
-        known[group].insert(machine.parts_read(), seen, views, span);
+        let list: Vec<u32> = moves::of_group(machine, self.scope, self.groups[group])
+            .into_iter()
+            .map(|event| {
+                let number = events.iter().position(|other| *other == event).unwrap_or_else(|| {
+                    events.push(event);
+                    come.push(Question::default());
+                    loud.push(Question::default());
+                    events.len() - 1
+                });
+                number as u32
+            })
+            .collect();
+        let span = lists.span(&list);
+        moves[group].note(machine.parts_read(), seen, views, Answer::list(span, 0));
         span
     }
 
     /// What comes of an event.
     fn effects(&mut self, event: usize, seen: &mut Seen) -> Span {
-        let known = self.memo.known[event].get(seen, &mut self.memo.views);
-        let Effects { span, deferred } = known.unwrap_or_else(|| {
+        let answer = self.memo.come[event].answer(seen, &mut self.memo.views).unwrap_or_else(|| {
             let mut deferred = 0;
             let span = self.perform(event, seen, Some(&mut deferred));
-            let effects = Effects { span, deferred };
-            let looked = self.model.machine.parts_read();
-            self.memo.known[event].insert(looked, seen, &mut self.memo.views, effects);
-            effects
+            let answer = Answer::list(span, deferred);
+            self.memo.come[event].note(self.model.machine.parts_read(), seen, &mut self.memo.views, answer);
+            answer
         });
-        if deferred == 0 || self.are_quiet(deferred, event, seen) {
-            return span;
+        if answer.deferred == 0 || self.are_quiet(answer.deferred, event, seen) {
+            return answer.span;
         }
-        let known = self.memo.loud[event].get(seen, &mut self.memo.views);
-        known.map_or_else(
-            || {
-                let span = self.perform(event, seen, None);
-                let looked = self.model.machine.parts_read();
-                let effects = Effects { span, deferred: 0 };
-                self.memo.loud[event].insert(looked, seen, &mut self.memo.views, effects);
-                span
-            },
-            |effects| effects.span,
-        )
+        let answer = self.memo.loud[event].answer(seen, &mut self.memo.views).unwrap_or_else(|| {
+            let answer = Answer::list(self.perform(event, seen, None), 0);
+            self.memo.loud[event].note(self.model.machine.parts_read(), seen, &mut self.memo.views, answer);
+            answer
+        });
+        answer.span
     }
 
     /// Performs an event, and keeps what comes of it.
@@ -310,71 +274,66 @@ impl<'a> Worker<'a> {
         let store = self.model.store;
         let machine = self.model.load(&seen.parts);
         let Memo { events, effects, changes, .. } = &mut self.memo;
-        let first = effects.len();
+        let mut list = Vec::new();
         perform(self.scope, machine, &events[event].1, deferred, &mut |successor, trials| {
             let mut next = successor.machine;
             let written = next.parts_written();
             canon::forget(&mut next);
-            let first = changes.len();
-            for part in written.iter() {
-                let number = store.number(&next, part);
-                if number != seen.parts[part] {
-                    changes.push((part as u8, number));
-                }
-            }
-            let reaches_host =
-                changes[first..].iter().any(|&(part, _)| usize::from(part) < store.shape.without_vcpus());
-            effects.push(Effect {
+            let numbers = written.iter().map(|part| (part as u8, store.number(&next, part)));
+            let changed: Vec<_> = numbers.filter(|&(part, number)| number != seen.parts[usize::from(part)]).collect();
+            list.push(Effect {
                 trials: trials as u16,
                 breaks: successor.breach.is_some(),
-                changes: Span::of(changes, first),
-                reaches_host,
+                reaches_host: changed.iter().any(|&(part, _)| usize::from(part) < store.shape.without_vcpus()),
+                changes: changes.span(&changed),
             });
             true
         });
-        Span::of(effects, first)
+        effects.span(&list)
     }
 
     /// Whether these CPUs are as they should be before a step of an event that has changed no more than vCPUs.
     fn are_quiet(&mut self, cpus: u8, event: usize, seen: &mut Seen) -> bool {
         let nmi = self.scope.nmis.plain && is_interruptible(&self.memo.events[event].1);
         Footprint(u64::from(cpus)).iter().all(|cpu| {
-            let (known, views) = (&mut self.memo.quiet[cpu][usize::from(nmi)], &mut self.memo.views);
-            known.get(seen, views).unwrap_or_else(|| {
+            let Memo { quiet, views, .. } = &mut self.memo;
+            let quiet = &mut quiet[cpu][usize::from(nmi)];
+            let answer = quiet.answer(seen, views).unwrap_or_else(|| {
                 let machine = self.model.load(&seen.parts);
-                let quiet = is_quiet(self.scope, machine, CpuId::from(cpu), nmi);
+                let is_quiet = is_quiet(self.scope, machine, CpuId::from(cpu), nmi);
                 let looked = machine.parts_read();
                 // The event may have changed a vCPU meanwhile.
-                let quiet = quiet && looked.0 >> self.model.store.shape.without_vcpus() == 0;
-                known.insert(looked, seen, views, quiet);
-                quiet
-            })
+                let answer = Answer::yes(is_quiet && looked.0 >> self.model.store.shape.without_vcpus() == 0);
+                quiet.note(looked, seen, views, answer);
+                answer
+            });
+            answer.is_yes()
         })
     }
 
-    /// The state that an effect leads to, into `self.row`.
+    /// Appends the state that an effect leads to.
     fn lead(&mut self, parts: &[u32], effect: Effect, here: Settled) {
-        let mut next = std::mem::take(&mut self.next);
-        next.parts.clear();
-        next.parts.extend_from_slice(parts);
-        for &(part, number) in &self.memo.changes[effect.changes.range()] {
-            next.parts[usize::from(part)] = number;
+        let mut next = std::mem::take(&mut self.parts);
+        next.clear();
+        next.extend_from_slice(parts);
+        for &(part, number) in self.memo.changes.of(effect.changes) {
+            next[usize::from(part)] = number;
         }
-        let settled = if effect.reaches_host { self.settle(&next.parts) } else { here };
+        let settled = if effect.reaches_host { self.settle(&next) } else { here };
         let shape = self.model.store.shape;
         let mut order = settled.order;
-        self.row.clear();
-        self.row.push(settled.host);
-        self.row.extend_from_slice(&settled.cpus[..shape.cpus]);
+        let start = self.rows.len();
+        self.rows.push(settled.host);
+        self.rows.extend_from_slice(&settled.cpus[..shape.cpus]);
         for vcpu in 0..shape.vcpus {
-            let number = next.parts[shape.without_vcpus() + vcpu];
+            let number = next[shape.without_vcpus() + vcpu];
             let facts = self.vcpu(number);
-            self.row.push(if settled.running >> vcpu & 1 != 0 { number } else { facts.stopped });
+            self.rows.push(if settled.running >> vcpu & 1 != 0 { number } else { facts.stopped });
             order = order.then(facts.order);
         }
-        self.next = next;
+        self.parts = next;
         if !order.is_natural() {
-            self.rename(order);
+            self.rename(start, order);
         }
     }
 
@@ -413,22 +372,24 @@ impl<'a> Worker<'a> {
         *self.memo.vcpus[at].insert(VcpuFacts { stopped, order })
     }
 
-    /// Renames the addresses of the state in `self.row`.
-    fn rename(&mut self, order: Order) {
+    /// Renames the addresses of the state that was found last.
+    fn rename(&mut self, start: usize, order: Order) {
         let shape = self.model.store.shape;
         let digits = [order.0 as u32, (order.0 >> 32) as u32];
-        let (number, is_new) = self.memo.renamed.number(self.row[..=shape.cpus].iter().copied().chain(digits));
+        let (number, is_new) =
+            self.memo.renamed.number(self.rows[start..=start + shape.cpus].iter().copied().chain(digits));
         if is_new {
             let mut parts = Vec::new();
-            self.model.store.parts_of_host(self.row[0], &mut parts);
-            parts.extend_from_slice(&self.row[1..]);
+            self.model.store.parts_of_host(self.rows[start], &mut parts);
+            parts.extend_from_slice(&self.rows[start + 1..]);
             canon::rename_addresses(self.model.load(&parts), self.scope, order);
             self.memo.renamed.push(self.model.number());
         }
         let renamed = self.memo.renamed.result(number);
-        self.row[0] = renamed.host;
-        self.row[1..=shape.cpus].copy_from_slice(&renamed.cpus[..shape.cpus]);
-        for vcpu in &mut self.row[1 + shape.cpus..] {
+        let row = &mut self.rows[start..];
+        row[0] = renamed.host;
+        row[1..=shape.cpus].copy_from_slice(&renamed.cpus[..shape.cpus]);
+        for vcpu in &mut row[1 + shape.cpus..] {
             let key = [*vcpu, digits[0], digits[1]];
             let (number, is_new) = self.memo.renamed_vcpus.number(key.into_iter());
             if is_new {
