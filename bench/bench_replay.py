@@ -15,7 +15,6 @@ from debugreg._compare import shipped_trace
 
 POLICY = "debian-6.12"
 LINES = 24_024
-EVENTS = 14_361
 
 _LINE = re.compile(r" *(.+)-(\d+) +\[(\d+)\] (\S+) +(\d+\.\d+): (\w+)(.*)")
 
@@ -27,6 +26,7 @@ def _read():
 
 
 TRACE = _read()
+EVENTS = TRACE.replay(POLICY, None, False, None)[1]
 
 
 def read():

@@ -4,6 +4,8 @@
 //! machine itself, so that an NMI or another CPU's event can run there to completion; the interrupted transition then
 //! goes on with what it has already read.
 
+#![allow(clippy::inline_always, reason = "which step it is, every caller knows; a call would be three times the work")]
+
 use std::panic::Location;
 
 use debugreg::{Dr, Owner, Steps, Word};
@@ -117,7 +119,7 @@ impl<P: Probe> On<'_, P> {
     }
 
     /// A step that writes something, or what a mutant makes of it.
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, step: Step, site: &'static Location<'static>) {
         if P::MUTATES && self.machine.mutant.is_some() {
             for step in Mutant::alter(self.machine, self.cpu, step, site).into_iter().flatten() {
@@ -128,7 +130,7 @@ impl<P: Probe> On<'_, P> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn act(&mut self, step: Step) {
         match step {
             Step::Store(word, value) => self.before().store(word, value),
@@ -253,7 +255,7 @@ impl<P: Probe> Kvm<'_, P> {
     }
 
     /// Writes a VMCS or VMCB field.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn write_field(&mut self, field: Field, value: u64) {
         let step = Step::WriteField(field, value);
@@ -267,7 +269,7 @@ impl<P: Probe> Kvm<'_, P> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn act(&mut self, step: Step) {
         let Step::WriteField(field, value) = step else { return self.host.act(step) };
         self.before();

@@ -132,6 +132,7 @@ impl Machine {
     }
 
     /// MOV to a debug register: what the register makes of it.
+    #[inline]
     pub(crate) fn write_hardware(&mut self, cpu: CpuId, dr: Dr, value: u64) {
         let value = if self.is_tcg() { kept(dr, value) } else { fixed(dr, value) };
         let is_tcg = self.is_tcg();

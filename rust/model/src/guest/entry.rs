@@ -182,8 +182,10 @@ impl Machine {
 
     /// The thread of a vCPU leaves its CPU inside KVM_RUN (`kvm_sched_out`).
     pub(crate) fn preempt_vcpus<P: Probe>(&mut self, task: TaskId, cpu: CpuId, probe: &mut P) {
-        for id in self.vcpus_of(task).collect::<Vec<_>>() {
-            self.return_to_user(id, cpu, probe);
+        for id in (0..self.vcpus.len()).map(VcpuId::from) {
+            if self.thread(id) == task {
+                self.return_to_user(id, cpu, probe);
+            }
         }
     }
 }

@@ -154,7 +154,7 @@ impl Witness {
         if self.laws.is_empty() || machine.guest(cpu).is_some() || machine.policy.host == HostHalf::Thread {
             return;
         }
-        if dr7 & Dr7::GD != 0 && !machine.arms_early() {
+        if dr7 & Dr7::GD != 0 {
             self.tell(Breach { law: Law::ShadowTrue, why: format!("cpu{} has dr7={dr7:#x} in the host", cpu.0) });
         }
         if !Dr7(dr7).any_armed() {
