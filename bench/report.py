@@ -94,6 +94,19 @@ def operations() -> None:
     show("", "a call from Python beside an empty one of the same class and signature, without the loop", *beside_empty)
 
 
+def rows() -> None:
+    """Show what an event costs that is a row of an array."""
+    bench = import_module("bench.bench_rows")
+    show("", "events as rows of an array, nobody has a breakpoint; NumPy sums the same bytes")
+    for what in bench.TRAFFIC:
+        sides = {side: act for (of, side), act in bench.SIDES.items() if of == what}
+        took = {side: seconds / bench.N for side, seconds in fastest(sides, 20).items()}
+        rust, plain, floor = took.values()
+        million = f"{1e-6 / rust:.0f} million/s"
+        ratios = f"pure Python {times(plain, rust)}, the sum 1/{rust / floor:.1f}"
+        show(f"  {what + ':':<38}{ns(rust):>9} {million:>14}  {ratios}")
+
+
 def replay() -> None:
     """Show how fast the shipped trace is read and replayed."""
     bench = import_module("bench.bench_replay")
@@ -165,6 +178,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))  # The package `bench`; pytest finds it by itself.
     show(f"{machine()}; sides take turns, fastest of {ROUNDS} rounds ({STARTS} processes)", "")
     operations()
+    rows()
     replay()
     explore()
     beside_spin()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from debugreg._policies import PolicyRow, policies
     from debugreg._policy import Policy
     from debugreg._replay import Replay, replay
+    from debugreg._rows import Ran, event_dtype, events, outcome_dtype, outcomes
     from debugreg._scenario import ScenarioReport, run
     from debugreg.errors import DebugregError, PolicyError, ScenarioError, TraceError, WorldError
 
@@ -47,6 +48,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "PolicyRow",
+    "Ran",
     "Refusal",
     "Registers",
     "Replay",
@@ -66,9 +68,13 @@ __all__ = [
     "conform",
     "encode_dr7",
     "errors",
+    "event_dtype",
     "event_kinds",
+    "events",
     "laws",
     "laws_kept",
+    "outcome_dtype",
+    "outcomes",
     "policies",
     "replay",
     "run",
@@ -92,6 +98,7 @@ _HOMES = {
     "Policy": "_policy",
     "PolicyError": "errors",
     "PolicyRow": "_policies",
+    "Ran": "_rows",
     "Refusal": "_machine",
     "Registers": "_machine",
     "Replay": "_replay",
@@ -110,9 +117,13 @@ _HOMES = {
     "compare": "_compare",
     "conform": "_conform",
     "encode_dr7": "_codec",
+    "event_dtype": "_rows",
     "event_kinds": "_check",
+    "events": "_rows",
     "laws": "_check",
     "laws_kept": "_check",
+    "outcome_dtype": "_rows",
+    "outcomes": "_rows",
     "policies": "_policies",
     "replay": "_replay",
     "run": "_scenario",

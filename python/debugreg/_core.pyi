@@ -19,6 +19,7 @@ __all__ = [
     "Cpu",
     "KernelWorld",
     "Machine",
+    "RowRun",
     "Task",
     "Trace",
     "Turn",
@@ -48,6 +49,7 @@ __all__ = [
     "random_scenario",
     "register",
     "register_policy",
+    "row_names",
     "scenario_declares",
     "scenario_format",
     "scenario_run",
@@ -325,6 +327,27 @@ class Machine:
     def vendor(self, /) -> str:
         """
         'intel' or 'amd'.
+        """
+
+@final
+class RowRun:
+    """
+    Rows that are being performed, on a copy of the machine: all of them are, or none.
+    """
+    def __new__(cls, machine: Machine, /) -> Self: ...
+    def commit(self, /) -> tuple[int, int, int, int, int]:
+        """
+        Have the machine as it is after the rows; return what they have cost.
+
+        Raises:
+            RuntimeError: Somebody else has used the machine meanwhile.
+        """
+    def run(self, rows: Any, outcomes: bool, /) -> bytes | None:
+        """
+        Perform the rows of a buffer; return the rows of their outcomes, if they are wanted.
+
+        Raises:
+            ValueError: A row makes no sense; it says which and why.
         """
 
 @disjoint_base
@@ -611,6 +634,11 @@ def register_policy(name: str, call: Any, opens_windows: bool, /) -> None:
         name: The name.
         call: Called with the name of a method and a `Turn`, by which the method acts.
         opens_windows: Whether a guest's first MOV DR opens a window.
+    """
+
+def row_names() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """
+    The events that a row can be, and the outcomes, each by its number: its name and what it says.
     """
 
 def scenario_declares(text: str, /) -> tuple[tuple[list[str], str | None] | None, tuple[int, int, str] | None]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from debugreg._policy import Policy
+    from debugreg._rows import Ran
 
 __all__ = ["Counter", "Cpu", "Held", "Machine", "Outcome", "Refusal", "Registers", "Task", "Vcpu"]
 
@@ -391,6 +392,33 @@ class Machine(_core.Machine):
             ValueError: The line is wrong, or makes no sense now; nothing was done.
         """
         return Outcome(self, line)
+
+    def run(self, events: object, *, outcomes: bool = True) -> Ran:
+        """Perform an array of events, all of them or none.
+
+        Args:
+            events: Of dtype `event_dtype()`; no copy is made if it is contiguous.
+            outcomes: Whether to return what came of each. Without, nothing is kept of an event but its cost.
+
+        Raises:
+            ValueError: A row makes no sense; the message says which and why, and nothing was performed.
+
+        Example:
+            >>> import debugreg as dr, numpy as np
+            >>> m = dr.Machine()
+            >>> a, b = m.task("a"), m.task("b")
+            >>> _ = a.perf_event_open(bp_type="w", bp_addr=0x1000, bp_len=8)
+            >>> switch, access = dr.events()["sched_switch"], dr.events()["access"]
+            >>> rows = [(switch, 0, 0, 2, 0), (switch, 0, 0, 1, 0), (access, 4 * 8 + 2, 0, 1, 0x1000)]
+            >>> ran = m.run(np.array(rows, dr.event_dtype()))
+            >>> ran.cost
+            Cost(dr_writes=3, dr_reads=0, vmcs=0, vm_exits=0, skips=0)
+            >>> ran.outcomes["value"].tolist()
+            [0, 0, 1]
+        """
+        from debugreg._rows import run_rows
+
+        return run_rows(self, events, outcomes=outcomes)
 
     @property
     def cost(self) -> Cost:

@@ -76,6 +76,12 @@ impl Debugger {
         parts.filter_map(|&(_, part)| if let Part::Event(id) = part { Some(id) } else { None })
     }
 
+    /// Whether it holds nobody and nothing.
+    #[inline]
+    pub(crate) fn is_unused(&self) -> bool {
+        self.stopped.is_empty()
+    }
+
     /// Calls them otherwise.
     pub(crate) fn rename_counters(&mut self, new: impl Fn(CounterId) -> CounterId) {
         for (_, part) in self.breakinfo.iter_mut().flatten().flat_map(|entry| &mut entry.parts) {

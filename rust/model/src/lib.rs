@@ -26,6 +26,7 @@ mod part;
 mod perf;
 pub mod policy;
 mod ptrace;
+pub mod rows;
 pub mod scenario;
 mod step;
 mod task;

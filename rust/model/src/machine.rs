@@ -295,6 +295,18 @@ impl Machine {
         &self.contexts[id.index()]
     }
 
+    /// One more thing has happened.
+    #[inline]
+    pub(crate) fn tick(&mut self) {
+        self.clock += 1;
+    }
+
+    /// Whether a task is the thread of a vCPU, inside KVM_RUN.
+    #[inline]
+    pub(crate) fn is_in_run(&self, task: TaskId) -> bool {
+        self.threads.iter().zip(&self.in_run).any(|(&thread, in_run)| thread == task && *in_run.unseen())
+    }
+
     /// How many things have happened: additions of tasks and vCPUs, and events.
     pub fn clock(&self) -> u64 {
         self.clock

@@ -12,6 +12,7 @@ mod emulated;
 mod machine;
 mod oracle;
 mod replay;
+mod rows;
 mod scenario;
 mod user;
 
@@ -41,6 +42,9 @@ mod _core {
 
     #[pymodule_export]
     use super::replay::PyTrace;
+
+    #[pymodule_export]
+    use super::rows::{RowRun, row_names};
 
     #[pymodule_export]
     use super::user::{Turn, audit_policy, exit_reason, register_policy};

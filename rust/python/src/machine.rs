@@ -14,7 +14,7 @@ use crate::user;
 
 /// One machine and its names. Python never sees this object, only handles to it.
 #[pyclass(module = "debugreg._core")]
-struct Live(Session);
+pub(crate) struct Live(Session);
 
 impl Deref for Live {
     type Target = Session;
@@ -146,6 +146,13 @@ pub(crate) fn vendor_of(text: &str) -> PyResult<Vendor> {
 /// A machine: CPUs, tasks, counters, vCPUs.
 #[pyclass(frozen, subclass, name = "Machine", module = "debugreg._core")]
 pub(crate) struct PyMachine(Shared);
+
+impl PyMachine {
+    /// See [`Shared::lock`].
+    pub(crate) fn lock<'py>(&self, py: Python<'py>) -> PyResult<PyRefMut<'py, Live>> {
+        self.0.lock(py)
+    }
+}
 
 #[pymethods]
 impl PyMachine {
