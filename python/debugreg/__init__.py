@@ -17,7 +17,7 @@ Example:
 TYPE_CHECKING = False  # What `typing` calls so, without the import.
 if TYPE_CHECKING:
     from debugreg import errors
-    from debugreg._check import Kept, Law, Scope, Verdict, Violation, check, event_kinds, laws, laws_kept
+    from debugreg._check import Kept, Law, Scope, Verdict, Violation, check, event_kinds, laws, laws_kept, sweep
     from debugreg._codec import DR6, DR7, Slot, encode_dr7
     from debugreg._compare import Comparison, compare
     from debugreg._conform import Conformance, conform
@@ -78,6 +78,7 @@ __all__ = [
     "policies",
     "replay",
     "run",
+    "sweep",
 ]
 
 # Where each public name is loaded from when it is first used.
@@ -127,6 +128,7 @@ _HOMES = {
     "policies": "_policies",
     "replay": "_replay",
     "run": "_scenario",
+    "sweep": "_check",
 }
 
 

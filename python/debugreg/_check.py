@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from debugreg import _core
+from debugreg._jobs import each
 from debugreg._policies import audit, resolve
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from debugreg._policy import Policy
 
@@ -97,7 +99,7 @@ class Verdict:
     state_bytes: int
     """Bytes that a state takes, with its link to the one before."""
     bytes: int
-    """Bytes that all of it took."""
+    """Bytes that all states take, with their parts; what threads remember on the way comes on top."""
     violation: Violation | None
     stopped: Literal["asked", "memory", "walked"] | None
     """Why it ended before everything was seen."""
@@ -105,6 +107,16 @@ class Verdict:
     def __bool__(self) -> bool:
         """Return whether the policy is safe."""
         return self.ok is True
+
+    def then(self, other: Verdict) -> Verdict:
+        """Return what both walks together have found, if this one has found nothing."""
+        return replace(
+            other,
+            transitions=self.transitions + other.transitions,
+            depth=max(self.depth, other.depth),
+            seconds=self.seconds + other.seconds,
+            reached={kind: count + other.reached[kind] for kind, count in self.reached.items()},
+        )
 
     @property
     def law(self) -> str | None:
@@ -166,6 +178,7 @@ def check(
     threads: int = 0,
     memory: int = MEMORY,
     progress: Callable[[int, int, int, int], None] | None = None,
+    executor: Executor | None = None,
     **changes: object,
 ) -> Verdict:
     """Explore a policy: every state that it can get into within a scope, every event in each.
@@ -180,6 +193,8 @@ def check(
         threads: How many; 0: one for each core. The result is the same for any number.
         memory: Bytes that it may take; it ends before it takes more.
         progress: Called now and then with states, those that wait, transitions, and depth.
+        executor: Where it is done; default: here. Random walks are shared out, an exploration is one piece of work
+            (many of them: `sweep`).
         changes: Fields of the scope that are other than in `scope`.
 
     Returns:
@@ -202,6 +217,9 @@ def check(
     """
     # A change of the wrong name is a TypeError that names it.
     scope = replace(scope or Scope(), **changes)  # type: ignore[arg-type]
+    if executor is not None:
+        work = _Work(policy, scope, vendor, tuple(laws), walks, seed, threads, memory)
+        return _shared(work, executor, progress)
     fields = asdict(scope)
     events = fields.pop("events") or None
     core = _core.CheckScope(vendor=vendor, events=events, laws=",".join(laws) or None, **fields)
@@ -229,6 +247,99 @@ def check(
         raise Interrupted(verdict)
     audit(name)
     return verdict
+
+
+class _Work(NamedTuple):
+    """Something to explore, or to walk in."""
+
+    policy: str | type[Policy]
+    scope: Scope
+    vendor: Literal["intel", "amd"]
+    laws: tuple[str, ...]
+    walks: int | None
+    seed: int
+    threads: int
+    memory: int
+
+
+SHARE = 1024
+"""Random walks in one piece of work."""
+
+
+def _check(work: _Work) -> Verdict:
+    policy, scope, *rest = work
+    options = dict(zip(_Work._fields[2:], rest, strict=True))
+    return check(policy, scope, **options)  # type: ignore[arg-type]
+
+
+def _shared(work: _Work, executor: Executor, progress: Callable[[int, int, int, int], None] | None) -> Verdict:
+    start = time.perf_counter()
+    walks = range(0, work.walks, SHARE) if work.walks else (0,)
+    shares = [
+        work._replace(walks=work.walks and min(SHARE, work.walks - at), seed=(work.seed + at) % (1 << 64))
+        for at in walks
+    ]
+    total: Verdict | None = None
+    try:
+        for part in each(_check, shares, executor):
+            total = part if total is None else total.then(part)
+            if progress is not None:
+                progress(total.states, 0, total.transitions, total.depth)
+            if total.violation:
+                break
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(total) from interrupt
+    if total is None:
+        raise ValueError("walks must be at least 1")
+    return replace(total, seconds=time.perf_counter() - start)
+
+
+def sweep(
+    policies: Sequence[str | type[Policy]],
+    scopes: Sequence[Scope],
+    *,
+    vendor: Literal["intel", "amd"] = "amd",
+    laws: Sequence[str] = (),
+    memory: int = MEMORY,
+    progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
+) -> list[Verdict]:
+    """Explore policies, each in every scope.
+
+    Args:
+        policies: As in `check`; a class must be one that another process can import.
+        scopes: In which.
+        vendor: Whose virtualisation.
+        laws: Which laws; default: all.
+        memory: Bytes that each exploration may take.
+        progress: Called with the number of explorations done, and of all.
+        executor: Any of `concurrent.futures`, or one like them (Dask: `Client.get_executor()`); default: one after the
+            other, here. The verdicts are the same, but for their `seconds`.
+
+    Returns:
+        A verdict for each policy and scope: all scopes of the first policy, then those of the next.
+
+    Raises:
+        ValueError: As `check`.
+        Interrupted: Ctrl-C, with the verdicts so far.
+
+    Example:
+        >>> [verdict.law for verdict in sweep(["skip", "lean"], [Scope(), Scope(nmi=True)])]
+        ['entry-quiet', 'entry-quiet', None, None]
+    """
+    threads = 0 if executor is None else 1
+    work = [
+        _Work(policy, scope, vendor, tuple(laws), None, 1, threads, memory) for policy in policies for scope in scopes
+    ]
+    verdicts: list[Verdict] = []
+    try:
+        for verdict in each(_check, work, executor):
+            verdicts.append(verdict)
+            if progress is not None:
+                progress(len(verdicts), len(work))
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(verdicts) from interrupt
+    return verdicts
 
 
 @dataclass(frozen=True, slots=True)

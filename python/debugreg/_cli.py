@@ -27,6 +27,7 @@ __all__ = [
     "COMMANDS",
     "command",
     "console",
+    "jobs_option",
     "kernel_option",
     "policy_option",
     "print_json",
@@ -110,6 +111,12 @@ def vendor_option(function: _F) -> _F:
     """Give a command `--vendor`."""
     text = "Whose virtualisation. Default: what the file says, else amd."
     return click.option("--vendor", type=click.Choice(["intel", "amd"]), help=text)(function)
+
+
+def jobs_option(function: _F) -> _F:
+    """Take --jobs."""
+    text = "Do it in so many processes; the result is the same."
+    return click.option("--jobs", type=click.IntRange(1, 1024), default=1, metavar="N", help=text)(function)
 
 
 def kernel_option(function: _F) -> _F:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pathlib
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from debugreg import _core
 from debugreg._check import Kept, Scope, laws_kept
 from debugreg._cost import WEIGHT
+from debugreg._jobs import each
 from debugreg._policies import audit, resolve
 from debugreg._replay import Replay, read_trace, replay_one
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from debugreg._paths import Path
     from debugreg._policy import Policy
@@ -101,6 +103,7 @@ def compare(
     weight: int = WEIGHT,
     laws: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> Comparison:
     """Compare policies: what each costs on a trace, and which laws it keeps.
 
@@ -110,7 +113,9 @@ def compare(
         vendor: Whose virtualisation; default: as the trace's exits show.
         weight: What a VM exit counts for, in debug-register accesses.
         laws: Whether every law is judged for each policy, exhaustively within `SCOPE`.
-        progress: Called with the policy, the rows done, and their number.
+        progress: Called with the policy, the rows done, and their number; with an executor, with the policy that is
+            done, how many are, and how many there are.
+        executor: Where each policy is replayed and judged; default: here.
 
     Raises:
         TraceError: The trace cannot be read.
@@ -126,6 +131,17 @@ def compare(
     read = read_trace(path)
     replays: list[Replay] = []
     kept: list[Kept] = []
+    if executor is not None:
+        of = policies or names
+        try:
+            for replay, judged in each(_compare, [_Work(path, policy, vendor, laws) for policy in of], executor):
+                replays.append(replay)
+                kept += judged
+                if progress is not None:
+                    progress(replay.policy, len(replays), len(of))
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(Comparison(path, read.rows, weight, tuple(replays), tuple(kept))) from interrupt
+        return Comparison(path, read.rows, weight, tuple(replays), tuple(kept))
     try:
         for policy in names:
             told = None if progress is None else partial(_tell, progress, policy, read.rows)
@@ -139,6 +155,21 @@ def compare(
         raise Interrupted(Comparison(path, read.rows, weight, tuple(replays))) from interrupt
     audit(*names)
     return Comparison(path, read.rows, weight, tuple(replays), tuple(kept))
+
+
+class _Work(NamedTuple):
+    """A policy to replay and judge."""
+
+    trace: str
+    policy: str | type[Policy]
+    vendor: Literal["intel", "amd"] | None
+    laws: bool
+
+
+def _compare(work: _Work) -> tuple[Replay, tuple[Kept, ...]]:
+    """Return its replay, and which laws it keeps, if that is asked."""
+    done = compare(work.trace, policies=[work.policy], vendor=work.vendor, laws=work.laws)
+    return done.replays[0], done.kept
 
 
 def _tell(progress: Callable[[str, int, int], None], policy: str, rows: int, done: int) -> None:

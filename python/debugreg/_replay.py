@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from debugreg import _core
 from debugreg._cost import Cost
+from debugreg._jobs import each
 from debugreg._paths import several
 from debugreg._policies import audit, resolve
 from debugreg.errors import Interrupted, TraceError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from debugreg._paths import Paths
     from debugreg._policy import Policy
@@ -203,6 +205,7 @@ def replay(
     vendor: Literal["intel", "amd"] | None = None,
     verify: bool = False,
     progress: Callable[[int], None] | None = None,
+    executor: Executor | None = None,
 ) -> list[Replay]:
     """Replay traces, each under each policy.
 
@@ -211,7 +214,8 @@ def replay(
         policies: Under which: names, `FILE.py:CLASS`, or classes.
         vendor: Whose virtualisation; default: as the trace's exits show.
         verify: Whether to compare with what the kernel did: the trace's truth lines, and the steps file beside it.
-        progress: Called now and then with the number of rows done.
+        progress: Called now and then with the number of rows done; with an executor, of replays.
+        executor: Where each trace is replayed; default: here. Other processes load policies written in Python again.
 
     Returns:
         A replay for each trace and policy, in that order.
@@ -224,6 +228,16 @@ def replay(
     paths = several(traces)
     names = [resolve(policy) for policy in policies]
     replays: list[Replay] = []
+    if executor is not None:
+        work = [_Work(os.fspath(path), policy, vendor, verify) for path in paths for policy in policies]
+        try:
+            for result in each(_replay, work, executor):
+                replays.append(result)
+                if progress is not None:
+                    progress(len(replays))
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(replays) from interrupt
+        return replays
     try:
         for path in paths:
             trace = read_trace(path)
@@ -234,6 +248,20 @@ def replay(
         raise Interrupted(replays) from interrupt
     audit(*names)
     return replays
+
+
+class _Work(NamedTuple):
+    """A trace to replay under a policy."""
+
+    trace: str
+    policy: str | type[Policy]
+    vendor: Literal["intel", "amd"] | None
+    verify: bool
+
+
+def _replay(work: _Work) -> Replay:
+    (result,) = replay(work.trace, policies=[work.policy], vendor=work.vendor, verify=work.verify)
+    return result
 
 
 def replay_one(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import click
 
 from debugreg import _cli
-from debugreg._check import MEMORY, Scope, Verdict, event_kinds
+from debugreg._check import MEMORY, Scope, Verdict, event_kinds, sweep
 from debugreg._check import check as check_policy
 from debugreg._check import laws as all_laws
+from debugreg._jobs import workers
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def _scope_options(function: Callable[..., int]) -> Callable[..., int]:
 @_cli.command(example="debugreg check --policy lean --nmi")
 @_cli.policy_option("Which policies; may be given several times. Default: linux.")
 @_cli.vendor_option
+@_cli.jobs_option
 @_scope_options
 @click.option(
     "--events", default="", metavar="KINDS", help="What happens: NAME,...; +NAME,...: besides; ?: lists them."
@@ -65,6 +67,7 @@ def check(
     *,
     policy: tuple[str, ...],
     vendor: Literal["intel", "amd"] | None,
+    jobs: int,
     events: str,
     laws: tuple[str, ...],
     excepted: tuple[str, ...],
@@ -88,22 +91,20 @@ def check(
     verdicts: list[Verdict] = []
     interrupted = False
     try:
-        with _cli.progress("exploring") as tell:
-            for name in policy or ("linux",):
-                verdict = check_policy(
-                    name,
-                    Scope(events=events, **scope),
-                    vendor=vendor or "amd",
-                    laws=laws,
-                    walks=walks,
-                    seed=seed,
-                    threads=threads,
-                    memory=int(memory * 2**30),
-                    progress=partial(_tell, tell, name),
+        with _cli.progress("exploring") as tell, workers(jobs) as executor:
+            names, within, limit = policy or ("linux",), Scope(events=events, **scope), int(memory * 2**30)
+            options: dict[str, Any] = {"vendor": vendor or "amd", "laws": laws, "memory": limit, "executor": executor}
+            if executor is not None and walks is None:
+                verdicts += sweep(
+                    names, [within], progress=lambda done, _: tell("policies", done, len(names)), **options
                 )
-                verdicts.append(verdict)
+            for name in names if not verdicts else ():
+                told = partial(_tell, tell, name)
+                one = check_policy(name, within, walks=walks, seed=seed, threads=threads, progress=told, **options)
+                verdicts.append(one)
     except Interrupted as interrupt:
-        verdicts.append(cast("Verdict", interrupt.so_far))
+        so_far = interrupt.so_far
+        verdicts += so_far if isinstance(so_far, list) else [cast("Verdict", so_far)] if so_far else []
         interrupted = True
     except ValueError as error:
         raise click.UsageError(str(error)) from error

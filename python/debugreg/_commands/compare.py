@@ -9,6 +9,7 @@ import click
 from debugreg import _cli
 from debugreg._compare import compare as compare_policies
 from debugreg._cost import WEIGHT
+from debugreg._jobs import workers
 from debugreg.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _QUESTIONS = {
 @click.argument("traces", nargs=-1, metavar="[TRACE]...")
 @_cli.policy_option("Which policies; may be given several times. Default: all that have names.")
 @_cli.vendor_option
+@_cli.jobs_option
 @click.option(
     "--weight",
     type=click.IntRange(min=0),
@@ -54,6 +56,7 @@ def compare(
     traces: tuple[str, ...],
     policy: tuple[str, ...],
     vendor: Literal["intel", "amd"] | None,
+    jobs: int,
     weight: int,
     laws: bool,
     as_json: bool,
@@ -65,9 +68,11 @@ def compare(
     comparisons: list[Comparison] = []
     code = 0
     try:
-        with _cli.progress("comparing") as tell:
+        with _cli.progress("comparing") as tell, workers(jobs) as executor:
             for trace in traces or (None,):
-                one = compare_policies(trace, policies=policy, vendor=vendor, weight=weight, laws=laws, progress=tell)
+                one = compare_policies(
+                    trace, policies=policy, vendor=vendor, weight=weight, laws=laws, progress=tell, executor=executor
+                )
                 comparisons.append(one)
     except Interrupted as interrupt:
         comparisons.append(cast("Comparison", interrupt.so_far))

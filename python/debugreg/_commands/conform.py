@@ -8,6 +8,7 @@ import click
 
 from debugreg import _cli
 from debugreg._conform import conform as conform_worlds
+from debugreg._jobs import workers
 
 if TYPE_CHECKING:
     from debugreg._conform import Conformance
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     help="With which world to compare: the kernel that is running (needs root), or one under QEMU.",
 )
 @_cli.kernel_option
+@_cli.jobs_option
 @click.option("--count", type=click.IntRange(0, 2**64 - 1), default=100, show_default=True, help="Random scenarios.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=1, show_default=True, help="What they are determined by."
@@ -35,6 +37,7 @@ def conform(
     files: tuple[str, ...],
     world: Literal["kernel", "vm"],
     kernel: Literal["6.12", "6.1"] | None,
+    jobs: int,
     count: int,
     seed: int,
     guests: bool,
@@ -50,7 +53,11 @@ def conform(
     """
     if world != "vm" and kernel:
         raise click.UsageError("--kernel: it is the world vm that has a choice of kernels")
-    with _cli.progress(f"comparing with the {world}") as tell:
+    if world != "vm" and jobs > 1:
+        raise click.UsageError(
+            "--jobs: the kernel that is running has its registers once; the world vm can be had often"
+        )
+    with _cli.progress(f"comparing with the {world}") as tell, workers(jobs) as executor:
         total = len(files) + count
         result = conform_worlds(
             files,
@@ -62,6 +69,7 @@ def conform(
             kernel=kernel or "6.12",
             tell=_cli.tell,
             progress=lambda done, differences: tell(f"({differences} differences)", done, total),
+            executor=executor,
         )
     if as_json:
         _cli.print_json(result.to_dict())

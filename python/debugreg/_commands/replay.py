@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from debugreg import _cli
+from debugreg._jobs import workers
 from debugreg._replay import DEFAULT_POLICY
 from debugreg._replay import replay as replay_traces
 from debugreg.errors import Interrupted
@@ -25,6 +26,7 @@ _SHOWN = 10
 @click.argument("traces", nargs=-1, required=True, metavar="TRACE...")
 @_cli.policy_option(f"Under which policy; may be given several times. Default: {DEFAULT_POLICY}.")
 @_cli.vendor_option
+@_cli.jobs_option
 @click.option(
     "--verify",
     is_flag=True,
@@ -38,6 +40,7 @@ def replay(
     traces: tuple[str, ...],
     policy: tuple[str, ...],
     vendor: Literal["intel", "amd"] | None,
+    jobs: int,
     verify: bool,
     as_json: bool,
 ) -> int:
@@ -47,7 +50,7 @@ def replay(
     """
     code = None
     try:
-        replays = _replay(traces, policy, vendor, verify=verify)
+        replays = _replay(traces, policy, vendor, jobs, verify=verify)
     except Interrupted as interrupt:
         replays, code = cast("list[Replay]", interrupt.so_far), 130
     if as_json:
@@ -63,15 +66,21 @@ def replay(
 
 
 def _replay(
-    traces: tuple[str, ...], policy: tuple[str, ...], vendor: Literal["intel", "amd"] | None, *, verify: bool
+    traces: tuple[str, ...],
+    policy: tuple[str, ...],
+    vendor: Literal["intel", "amd"] | None,
+    jobs: int,
+    *,
+    verify: bool,
 ) -> list[Replay]:
-    with _cli.progress("replaying") as tell:
+    with _cli.progress("replaying") as tell, workers(jobs) as executor:
         return replay_traces(
             traces,
             policies=policy or (DEFAULT_POLICY,),
             vendor=vendor,
             verify=verify,
             progress=lambda rows: tell("", rows, None),
+            executor=executor,
         )
 
 

@@ -1,5 +1,6 @@
 //! Random walks, for scopes that are too large to see all of: what they find is made as short as it gets.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::moves::{moves, nmis, races};
@@ -112,6 +113,10 @@ fn retrace(policy: Policy, scope: &Scope, way: &[Pace]) -> (Vec<Pace>, Option<Br
     let mut machine = scope.machine(policy);
     let mut gone = Vec::new();
     for (event, inside) in way {
+        let events = [Some(event), inside.as_ref().map(|(_, inside)| inside)];
+        if !events.into_iter().flatten().all(|event| names_known(&machine, event)) {
+            continue;
+        }
         let mut next = machine.clone();
         let judged = judge(&mut next, event, inside.as_ref().map(|(at, event)| (*at, event)), scope.laws);
         let Ok(Judged { breach, interrupted, .. }) = judged else { continue };
@@ -125,6 +130,17 @@ fn retrace(policy: Policy, scope: &Scope, way: &[Pace]) -> (Vec<Pace>, Option<Br
         }
     }
     (gone, None)
+}
+
+/// Whether there has been every counter that an event names: its open may have been left out.
+fn names_known(machine: &Machine, event: &Event) -> bool {
+    let (count, known) = (machine.counters().count(), Cell::new(true));
+    let look = |id: CounterId| {
+        known.set(known.get() && id.index() < count);
+        id
+    };
+    let _ = event.renamed(&look, &|address| address);
+    known.get()
 }
 
 /// Leaves out what can be left out, the longest pieces first, as long as the same law is broken.
