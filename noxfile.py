@@ -76,7 +76,7 @@ def bench(session: nox.Session) -> None:
     options = ["--benchmark-only", "--benchmark-min-time=0.001", "--benchmark-disable-gc", "--benchmark-group-by=group"]
     session.run("pytest", "bench", *options, *session.posargs)
     # The ratios that the README claims: both sides in one run, taking turns.
-    session.run("python", "bench/report.py")
+    session.run("python", "bench/report.py", "--write", "docs/performance.md")
 
 
 @nox.session(venv_backend="none")

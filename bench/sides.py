@@ -71,8 +71,8 @@ def batch(what: str) -> Side:
 class RustHost:
     """A machine of one CPU with two tasks, of which the first has a guest, runs, and has breakpoints; with handles."""
 
-    def __init__(self, *, breakpoints: int) -> None:
-        """Open the breakpoints."""
+    def __init__(self, *, breakpoints: int, others: int = 0) -> None:
+        """Open the breakpoints; so many others have none."""
         self.machine = dr.Machine()
         self.cpu = self.machine.cpus[0]
         self.one, self.other = (self.machine.task(name) for name in ("one", "other"))
@@ -80,6 +80,8 @@ class RustHost:
         self.counters = [
             self.one.perf_event_open(bp_type="w", bp_addr=0x1000 + 8 * at, bp_len=8) for at in range(breakpoints)
         ]
+        for number in range(others):
+            self.machine.task(f"t{number}")
 
     @property
     def cost(self) -> Cost:

@@ -92,12 +92,12 @@ impl RowRun {
         Ok(shown.map(|rows| PyBytes::new(py, rows.as_flattened())))
     }
 
-    /// Have the machine as it is after the rows; return what they have cost.
+    /// Have the machine as it is after the rows, once; return what they have cost.
     ///
     /// Raises:
     ///     RuntimeError: Somebody else has used the machine meanwhile.
     fn commit(&self, py: Python<'_>) -> PyResult<CostFields> {
-        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let mut live = self.of.get().lock(py)?;
         if live.machine.clock() != self.since {
             return Err(PyRuntimeError::new_err(
@@ -105,7 +105,7 @@ impl RowRun {
             ));
         }
         let cost = work.machine.cost() - live.machine.cost();
-        live.machine = work.machine.clone();
+        std::mem::swap(&mut live.machine, &mut work.machine);
         Ok(cost_fields(cost))
     }
 }
