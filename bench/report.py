@@ -222,7 +222,7 @@ def start_up() -> None:
     ms = "{:.1f} ms".format
     FIGURES.append(Figure("import debugreg", ms(package), "bare Python", ms(bare), f"{package - bare:.1f} ms more"))
     FIGURES.append(Figure("debugreg --help", ms(usage), "import click", ms(click), f"1/{usage / click:.2f}"))
-    FIGURES.append(Figure("debugreg compare --no-laws", ms(compare), "", "", ""))
+    FIGURES.append(Figure("debugreg compare", ms(compare), "", "", ""))
 
 
 PAGE = """# Performance

@@ -104,7 +104,7 @@ def check(
                 verdicts.append(one)
     except Interrupted as interrupt:
         so_far = interrupt.so_far
-        verdicts += so_far if isinstance(so_far, list) else [cast("Verdict", so_far)] if so_far else []
+        verdicts += so_far if isinstance(so_far, list) else [cast("Verdict", so_far)] if so_far is not None else []
         interrupted = True
     except ValueError as error:
         raise click.UsageError(str(error)) from error

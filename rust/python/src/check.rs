@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use debugreg_model::explore::{self, Kind, Kinds, Nmis, Progress, Scope, Stop, Verdict};
@@ -124,11 +125,16 @@ impl CheckScope {
         let (scope, stop, now) = (self.0, AtomicBool::new(false), Mutex::new(None));
         let (verdict, raised) = py.detach(|| {
             std::thread::scope(|threads_of| {
-                let work = threads_of.spawn(|| explored(policy, &scope, threads, memory, walks, seed, &stop, &now));
+                // Nothing is ever sent: it hangs up when it is done, or has panicked.
+                let (alive, done) = mpsc::channel::<()>();
+                let (stop, now) = (&stop, &now);
+                let work = threads_of.spawn(move || {
+                    let _alive = alive;
+                    explored(policy, &scope, threads, memory, walks, seed, stop, now)
+                });
                 let mut raised = None;
-                while !work.is_finished() {
-                    std::thread::sleep(LISTEN);
-                    let said = if raised.is_none() { heard(progress.as_ref(), &now) } else { Ok(()) };
+                while done.recv_timeout(LISTEN) == Err(RecvTimeoutError::Timeout) {
+                    let said = if raised.is_none() { heard(progress.as_ref(), now) } else { Ok(()) };
                     if let Err(error) = said {
                         stop.store(true, Ordering::Relaxed);
                         raised = Some(error);
