@@ -210,7 +210,7 @@ def replay(
     """Replay traces, each under each policy.
 
     Args:
-        traces: A trace, or several: ftrace text, trace-cmd's or perf's report, plain or .gz.
+        traces: A trace, or several: ftrace text, trace-cmd's or perf's report, plain, .gz or .zst.
         policies: Under which: names, `FILE.py:CLASS`, or classes.
         vendor: Whose virtualisation; default: as the trace's exits show.
         verify: Whether to compare with what the kernel did: the trace's truth lines, and the steps file beside it.

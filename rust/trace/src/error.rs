@@ -29,11 +29,13 @@ pub enum TraceError {
         /// The file.
         path: PathBuf,
     },
-    /// The first bytes say gzip, the rest does not hold up: corrupt, or cut short.
-    #[error("{}: gzip data is damaged or cut short: {message}", .path.display())]
-    Gzip {
+    /// The first bytes say gzip or zstd, the rest does not hold up: corrupt, or cut short.
+    #[error("{}: {format} data is damaged or cut short: {message}", .path.display())]
+    Packed {
         /// The file.
         path: PathBuf,
+        /// What the first bytes say.
+        format: &'static str,
         /// What the unpacker said.
         message: String,
     },
@@ -68,7 +70,7 @@ impl TraceError {
             Self::Io { path, .. }
             | Self::Directory { path }
             | Self::Empty { path }
-            | Self::Gzip { path, .. }
+            | Self::Packed { path, .. }
             | Self::NotATrace { path, .. }
             | Self::Steps { path, .. } => path,
         }
@@ -86,7 +88,7 @@ mod tests {
             TraceError::Io { path: path.clone(), kind: io::ErrorKind::NotFound, message: "No such file".into() },
             TraceError::Directory { path: path.clone() },
             TraceError::Empty { path: path.clone() },
-            TraceError::Gzip { path: path.clone(), message: "corrupt deflate stream".into() },
+            TraceError::Packed { path: path.clone(), format: "gzip", message: "corrupt deflate stream".into() },
             TraceError::NotATrace { path: path.clone(), found: "perf.data".into() },
             TraceError::Steps { path: path.clone(), line: 3, column: 7, found: "Q".into(), allowed: "W, R, E or M" },
         ];

@@ -1,6 +1,6 @@
 //! Fetching a file: whole, unpacked, and checked for being text.
 //!
-//! Whether a file is packed is told by its first two bytes, not by its name: traces are renamed, and `zcat` is
+//! Whether a file is packed is told by its first bytes, not by its name: traces are renamed, and `zcat` is
 //! forgotten. Files are read whole because the readers hand out slices of them.
 
 use std::fs;
@@ -8,12 +8,16 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::StreamingDecoder;
 
 use crate::error::TraceError;
 use crate::ftrace;
 
 /// RFC 1952, section 2.3.1: ID1, ID2.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// RFC 8878, section 3.1.1: Magic_Number.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// How much of a file is looked at to tell text from anything else.
 const LOOKED_AT: usize = 4096;
@@ -27,10 +31,10 @@ const BINARY_FORMATS: [(&[u8], &str); 3] = [
     (b"\x7fELF", "a program"),
 ];
 
-/// Reads a file into memory, unpacking it if it is gzip (one member or several).
+/// Reads a file into memory, unpacking it if it is gzip or zstd (one member or frame, or several).
 ///
 /// # Errors
-/// [`TraceError`]: unreadable, a directory, empty, damaged gzip, or not text.
+/// [`TraceError`]: unreadable, a directory, empty, damaged, or not text.
 pub fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
     // Asked first: reading a directory fails with a different error on each system.
     if path.is_dir() {
@@ -44,7 +48,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
 /// # Errors
 /// As [`read`], of a file that could be read.
 pub fn text(path: &Path, raw: Vec<u8>) -> Result<Vec<u8>, TraceError> {
-    let bytes = if raw.starts_with(&GZIP_MAGIC) { unpack(path, &raw)? } else { raw };
+    let packed = |format, message| TraceError::Packed { path: path.into(), format, message };
+    let bytes = if raw.starts_with(&GZIP_MAGIC) {
+        gunzip(&raw).map_err(|error| packed("gzip", error.to_string()))?
+    } else if raw.starts_with(&ZSTD_MAGIC) {
+        unzstd(&raw).map_err(|message| packed("zstd", message))?
+    } else {
+        raw
+    };
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(TraceError::Empty { path: path.into() });
     }
@@ -77,12 +88,20 @@ fn refused(path: &Path, error: &io::Error) -> TraceError {
     TraceError::Io { path: path.into(), kind: error.kind(), message: error.to_string() }
 }
 
-fn unpack(path: &Path, raw: &[u8]) -> Result<Vec<u8>, TraceError> {
+fn gunzip(raw: &[u8]) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(raw.len().saturating_mul(8));
-    match MultiGzDecoder::new(raw).read_to_end(&mut bytes) {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(TraceError::Gzip { path: path.into(), message: error.to_string() }),
+    MultiGzDecoder::new(raw).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Frame by frame.
+fn unzstd(mut raw: &[u8]) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(raw.len().saturating_mul(8));
+    while !raw.is_empty() {
+        let mut frame = StreamingDecoder::new(&mut raw).map_err(|error| error.to_string())?;
+        frame.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     }
+    Ok(bytes)
 }
 
 /// What the bytes are if they are not text.
@@ -160,13 +179,30 @@ mod tests {
         let whole = gzip(&LINE.repeat(50));
         for cut in 2..whole.len() {
             let short = Scratch::new("short", &whole[..cut]);
-            assert!(matches!(read(&short.0), Err(TraceError::Gzip { .. })), "cut at {cut}");
+            assert!(matches!(read(&short.0), Err(TraceError::Packed { format: "gzip", .. })), "cut at {cut}");
         }
         let mut damaged = whole.clone();
         let middle = damaged.len() / 2;
         damaged[middle] ^= 0xff;
         let damaged = Scratch::new("damaged", &damaged);
-        assert!(matches!(read(&damaged.0), Err(TraceError::Gzip { .. })));
+        assert!(matches!(read(&damaged.0), Err(TraceError::Packed { format: "gzip", .. })));
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn zstd_frames_follow_one_another_and_what_is_cut_is_an_error() {
+        let packed = Scratch::new("packed.zst", &zstd(LINE));
+        assert_eq!(read_trace(&packed.0).unwrap(), LINE);
+        let two = Scratch::new("two.zst", &[zstd(LINE), zstd(b"second\n")].concat());
+        assert_eq!(read(&two.0).unwrap(), [LINE, b"second\n"].concat());
+        let whole = zstd(&LINE.repeat(50));
+        for cut in 4..whole.len() {
+            let short = Scratch::new("short.zst", &whole[..cut]);
+            assert!(matches!(read(&short.0), Err(TraceError::Packed { format: "zstd", .. })), "cut at {cut}");
+        }
     }
 
     #[test]
