@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from debugreg._core import __version__
     from debugreg._cost import Cost
     from debugreg._machine import Counter, Cpu, Held, Machine, Outcome, Refusal, Registers, Task, Vcpu
+    from debugreg._plan import Block, Plan, Plans, Range, plan
     from debugreg._policies import PolicyRow, policies
     from debugreg._policy import Policy
     from debugreg._replay import Replay, replay
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DR6",
     "DR7",
+    "Block",
     "Comparison",
     "Conformance",
     "Cost",
@@ -45,10 +47,13 @@ __all__ = [
     "Law",
     "Machine",
     "Outcome",
+    "Plan",
+    "Plans",
     "Policy",
     "PolicyError",
     "PolicyRow",
     "Ran",
+    "Range",
     "Refusal",
     "Registers",
     "Replay",
@@ -75,6 +80,7 @@ __all__ = [
     "laws_kept",
     "outcome_dtype",
     "outcomes",
+    "plan",
     "policies",
     "replay",
     "run",
@@ -85,6 +91,7 @@ __all__ = [
 _HOMES = {
     "DR6": "_codec",
     "DR7": "_codec",
+    "Block": "_plan",
     "Comparison": "_compare",
     "Conformance": "_conform",
     "Cost": "_cost",
@@ -96,10 +103,13 @@ _HOMES = {
     "Law": "_check",
     "Machine": "_machine",
     "Outcome": "_machine",
+    "Plan": "_plan",
+    "Plans": "_plan",
     "Policy": "_policy",
     "PolicyError": "errors",
     "PolicyRow": "_policies",
     "Ran": "_rows",
+    "Range": "_plan",
     "Refusal": "_machine",
     "Registers": "_machine",
     "Replay": "_replay",
@@ -125,6 +135,7 @@ _HOMES = {
     "laws_kept": "_check",
     "outcome_dtype": "_rows",
     "outcomes": "_rows",
+    "plan": "_plan",
     "policies": "_policies",
     "replay": "_replay",
     "run": "_scenario",

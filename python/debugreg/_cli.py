@@ -44,6 +44,7 @@ COMMANDS = {
     "conform": ("conform", "Compare the model with a kernel: the running one, or one under QEMU."),
     "decode": ("codec", "Show what the bits of DR7 or DR6 say."),
     "encode": ("codec", "Show the DR7 that arms a slot."),
+    "plan": ("plan", "Find the fewest slots that watch some bytes, and the price of widening."),
     "policies": ("policies", "List the policies and their deltas."),
     "replay": ("replay", "Replay traces under policies, and compare with what the kernel did."),
     "run": ("run", "Run scenarios, each line against its expectation."),
