@@ -337,7 +337,7 @@ class RowRun:
     def __new__(cls, machine: Machine, /) -> Self: ...
     def commit(self, /) -> tuple[int, int, int, int, int]:
         """
-        Have the machine as it is after the rows; return what they have cost.
+        Have the machine as it is after the rows, once; return what they have cost.
 
         Raises:
             RuntimeError: Somebody else has used the machine meanwhile.

@@ -412,7 +412,7 @@ class Machine(_core.Machine):
             >>> rows = [(switch, 0, 0, 2, 0), (switch, 0, 0, 1, 0), (access, 4 * 8 + 2, 0, 1, 0x1000)]
             >>> ran = m.run(np.array(rows, dr.event_dtype()))
             >>> ran.cost
-            Cost(dr_writes=3, dr_reads=0, vmcs=0, vm_exits=0, skips=0)
+            Cost(dr_writes=4, dr_reads=1, vmcs=0, vm_exits=0, skips=0)
             >>> ran.outcomes["value"].tolist()
             [0, 0, 1]
         """
